@@ -1,0 +1,109 @@
+"""A killed run continues with the same command to the same result, bit for bit (real SIGKILL, real processes)."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.vseinfty.training_runs import (
+    TRAIN,
+    assert_same_run,
+    make_bert,
+    make_set,
+    metrics,
+    settings,
+    train,
+    trained,
+)
+
+DRIVER = Path(__file__).with_name("kill_driver.py")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_set(tmp_path_factory.mktemp("set") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "whole", *settings(root))
+
+
+def kill_at(run_dir: Path, overrides: list[str], point: str, count: int) -> None:
+    """Start or continue the run and let it die at a point (see kill_driver.py)."""
+    finished = train(run_dir, *overrides, script=DRIVER, arguments=(point, str(count)))
+    assert finished.returncode == -signal.SIGKILL, (point, count, finished.stderr[-2000:])
+    assert not (run_dir / "results.json").exists()
+
+
+# 2 epochs of 5 steps, a checkpoint every 2 steps and after each epoch. Each list is one run, killed again and again.
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([("step", 1), ("step", 3), ("scalars", 2), ("step", 4)], id="after steps"),
+        pytest.param([("validate", 1), ("validate", 2)], id="in validation"),
+        pytest.param([("write", 1), ("write", 2), ("fsync", 3), ("fsync", 1)], id="in a checkpoint write"),
+        pytest.param([("renamed", 1), ("best", 1), ("renamed", 2)], id="between the files of a checkpoint"),
+    ],
+)
+def test_killed_run_continues_bit_for_bit(
+    kills: list[tuple[str, int]], root: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir, overrides = tmp_path / "killed", settings(root)
+    for point, count in kills:
+        kill_at(run_dir, overrides, point, count)
+    trained(run_dir, *overrides)
+    assert_same_run(run_dir, uninterrupted)
+    assert not list(run_dir.glob("*.tmp*")), "a temporary file of a killed write is left"
+
+
+def test_killed_from_outside_at_any_time(root: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """The parent does not know where the child is: it kills as soon as some lines are written, three times."""
+    run_dir, overrides = tmp_path / "killed", settings(root)
+    command = [sys.executable, str(TRAIN), f"hydra.run.dir={run_dir}", *overrides]
+    for lines in (1, 4, 8):
+        child = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while child.poll() is None and not (
+            (run_dir / "metrics.jsonl").exists() and len(metrics_text(run_dir)) >= lines
+        ):
+            time.sleep(0.002)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    trained(run_dir, *overrides)
+    assert_same_run(run_dir, uninterrupted)
+
+
+def metrics_text(run_dir: Path) -> list[str]:
+    return (run_dir / "metrics.jsonl").read_text().splitlines()
+
+
+def test_dropout_and_workers_continue_bit_for_bit(root: Path, tmp_path: Path) -> None:
+    """BERT's dropout draws from the global generator: its state must survive, and no worker may move it."""
+    overrides = settings(root, *make_bert(tmp_path, root), "workers=1", "runtime.precision=bf16")
+    whole = trained(tmp_path / "whole", *overrides)
+    for point, count in (("step", 3), ("fsync", 2)):
+        kill_at(tmp_path / "killed", overrides, point, count)
+    trained(tmp_path / "killed", *overrides)
+    assert_same_run(tmp_path / "killed", whole)
+
+
+def test_two_identical_runs_are_identical_and_another_seed_is_not(
+    root: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    again = trained(tmp_path / "again", *settings(root))
+    assert_same_run(again, uninterrupted)
+    other = trained(tmp_path / "other", *settings(root, "seed=1"))
+    assert metrics(other)[0]["Le"] != metrics(uninterrupted)[0]["Le"]
+
+
+def test_finished_run_is_left_as_it_is(root: Path, uninterrupted: Path) -> None:
+    before = (uninterrupted / "last.pt").stat().st_mtime_ns, metrics(uninterrupted)
+    trained(uninterrupted, *settings(root))
+    assert ((uninterrupted / "last.pt").stat().st_mtime_ns, metrics(uninterrupted)) == before
