@@ -35,9 +35,10 @@ def load_npz(path: PathLike, required: Iterable[str] = ()) -> dict[str, np.ndarr
     InputError when the file is missing, damaged or pickled, or lacks an array that is `required`.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: expected an .npz archive, found a single .npy array")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: expected an .npz archive, found a single .npy array")
+        with archive:
             found = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise unreadable(path, error) from None

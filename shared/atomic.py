@@ -150,5 +150,7 @@ def _full_disk_behind(error: BaseException) -> OSError | None:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return seen
+        if isinstance(seen, OSError) and seen.errno is None and "requested and" in str(seen):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # so numpy reports a short write
         seen = seen.__cause__ or seen.__context__
     return None

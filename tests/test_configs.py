@@ -19,8 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from shared import config
 from tests.source_tree import PROJECTS, REPOSITORY, called, entries, imports, tree
 
-PASSED_ON = ("data", "model", "loss", "optim", "runtime")  # sections that are keyword arguments
-
 
 def configs_of(project: str) -> Path:
     return REPOSITORY / "projects" / project / "configs"
@@ -97,21 +95,34 @@ def test_every_settings_file_belongs_to_an_entry(project: str) -> None:
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_sections_that_are_keyword_arguments_are_followed(project: str) -> None:
-    """The check above must see where each section goes: an entry that hides it is not checked."""
+    """The check of parameters must see where a section goes: an entry that hides it is not checked."""
     for file in entries(project):
         cfg = config.compose(REPOSITORY / "projects" / project, file.stem)
         followed = {section[0] for section, _, _ in passed_on(project, file.stem)}
-        if "runtime" in cfg:
-            assert "runtime" in followed, f"{file}: expected runtime.start(**settings['runtime'])"
+        assert "runtime" not in cfg or "runtime" in followed, f"{file}: runtime.start(**settings['runtime'])"
     train = {section[0] for section, _, _ in passed_on(project, "train")}
     assert {"runtime", "model"} <= train, f"projects/{project}/train.py passes on {sorted(train)}"
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_every_setting_is_read(project: str) -> None:
+    """A key that neither the entry nor a module it imports mentions does nothing, whatever the user sets."""
+    for file in entries(project):
+        settings = OmegaConf.to_container(config.compose(REPOSITORY / "projects" / project, file.stem))
+        assert isinstance(settings, dict)
+        followed = {section[0] for section, _, _ in passed_on(project, file.stem)}
+        known = words(REPOSITORY / file).union(*(words(module) for module in modules_of(REPOSITORY / file)))
+        for key, value in settings.items():
+            inner = value if isinstance(value, dict) and key not in followed else {}
+            dead = [name for name in (key, *inner) if name not in known]
+            assert not dead, f"configs/{file.stem}.yaml: nothing reads {key}: {', '.join(map(str, dead))}"
 
 
 # --- where an entry passes its sections on
 
 
 def passed_on(project: str, entry: str) -> list[tuple[tuple[str, ...], Any, set[str]]]:
-    """(section, what is called with it, the other keywords given) for each `f(..., **settings["section"])`."""
+    """(section, callee, the other keywords given) for each `f(..., **settings["section"])` of an entry."""
     path = REPOSITORY / "projects" / project / f"{entry}.py"
     found = []
     for node in ast.walk(tree(path)):
@@ -149,6 +160,26 @@ def _resolve(path: Path, name: str) -> Any:
                 found = getattr(found, attribute)
             return found
     return None
+
+
+def words(path: Path) -> set[str]:
+    """The texts, attributes and keywords in a file: what can name a setting."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.keyword | ast.arg) and node.arg:
+            found.add(node.arg)
+    return found
+
+
+def modules_of(path: Path) -> list[Path]:
+    """The files of this repository that a file imports."""
+    names = {name for one in imports(path) for name in (one.module, one.full)}
+    places = (REPOSITORY.joinpath(*name.split(".")).with_suffix(".py") for name in sorted(names))
+    return [place for place in places if place.is_file()]
 
 
 def look_up(settings: dict[str, Any], section: tuple[str, ...]) -> dict[str, Any]:

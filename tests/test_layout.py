@@ -58,7 +58,7 @@ def a_project_knows_itself(file: Path, root: Path) -> list[str]:
 
 
 def nobody_imports_an_entry(file: Path, root: Path) -> list[str]:
-    """Entries are run, not imported; what two need is a module."""
+    """Entries are run, not imported; what two need is a module. (A test may import one to run it.)"""
     scripts = {".".join(path.with_suffix("").parts) for project in PROJECTS for path in entries(project)}
     return [str(one) for one in imports(root / file) if {one.module, one.full} & scripts]
 
@@ -156,7 +156,7 @@ RULES: list[Rule] = [
     no_file_is_trusted,
     small_files_and_functions,
 ]
-ALSO_FOR_TESTS: list[Rule] = [absolute_imports, nobody_imports_an_entry]
+ALSO_FOR_TESTS: list[Rule] = [absolute_imports]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -185,8 +185,8 @@ def test_there_is_something_to_check() -> None:
         (a_project_knows_itself, "projects/a/x.py", "from projects.ab import x"),
         (a_project_knows_itself, "projects/a/x.py", "from projects import b"),
         (a_project_knows_itself, "projects/a/x.py", "import tests.conftest"),
-        (nobody_imports_an_entry, "tests/x.py", f"from projects.{PROJECTS[0]} import train"),
-        (nobody_imports_an_entry, "tests/x.py", f"import projects.{PROJECTS[0]}.train"),
+        (nobody_imports_an_entry, "scripts/x.py", f"from projects.{PROJECTS[0]} import train"),
+        (nobody_imports_an_entry, "scripts/x.py", f"import projects.{PROJECTS[0]}.train"),
         (own_modules_by_their_full_name, "projects/a/x.py", "import x"),
         (the_config_ends_at_the_entry, "projects/a/x.py", "import hydra"),
         (the_config_ends_at_the_entry, "projects/a/x.py", "from omegaconf import DictConfig"),

@@ -129,7 +129,7 @@ def _resnet(source: str, blocks: tuple[int, int, int, int] | None) -> Any:
 
 
 def load_weights(backbone: Backbone, path: Path | str) -> None:
-    """Initial CNN weights from a local file: {'base', 'top'} (bottom-up attention), or torchvision's or WSL's.
+    """Load initial weights: a file of bottom-up attention ({'base', 'top'}), of torchvision or of WSL.
 
     Raises:
         InputError: no such file, or one that does not fit, naming the keys.

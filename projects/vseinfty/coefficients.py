@@ -1,9 +1,9 @@
 """GPO's coefficients theta(k, L) for many set sizes L at once (paper eq. 4-6).
 
-The input at position k is the same whatever the size, so the sizes of a batch share one recurrence, aligned by
-position: the forward direction is one and the same sequence, and the backward direction of size L joins at position
-L - 1 with a zero state. On a CPU torch's GRU spends its time on the bookkeeping of its many tiny steps; here both
-directions advance together in a handful of operations, with the backward pass written out.
+The input at position k is the same whatever the size, so the sizes of a batch share one recurrence, aligned
+by position: the forward direction is one and the same sequence, and the backward direction of size L joins at
+position L - 1 with a zero state. On a CPU torch's GRU spends its time on the bookkeeping of its many tiny
+steps; here both directions advance together in a handful of operations, with the backward pass written out.
 """
 
 import math
@@ -66,8 +66,8 @@ def _states_cpu(gru: nn.GRU, positions: Tensor, sizes: list[int]) -> Tensor:
 class _Recurrence(torch.autograd.Function):
     """GRU over n steps of 2 directions x U sequences, from projected inputs (gates in the order r, z, n).
 
-    inputs [n, 2, 1, 3H], weight [2, 3H, H], bias [2, 3H], active [n, 2, U, 1] of 0 or 1 -> states [n, 2, U, H];
-    a sequence that is not active has state 0.
+    inputs [n, 2, 1, 3H], weight [2, 3H, H], bias [2, 3H], active [n, 2, U, 1] of 0 or 1 -> states [n, 2, U,
+    H]; a sequence that is not active has state 0.
     """
 
     @staticmethod
@@ -96,7 +96,8 @@ class _Recurrence(torch.autograd.Function):
         states, gates, candidates, recurrent, weight, active = ctx.saved_tensors
         hidden = weight.shape[2]
         before, r, z = states[:-1], gates[..., :hidden], gates[..., hidden:]
-        # All that does not wait for the recurrence, for all steps at once: derivatives by the state after the step.
+        # All that does not wait for the recurrence, for all steps at once: derivatives by the state after
+        # the step.
         by_candidate = (1 - z) * (1 - candidates * candidates)
         by_r = by_candidate * recurrent[..., 2 * hidden :] * r * (1 - r)
         by_z = (before - candidates) * z * (1 - z)

@@ -29,6 +29,7 @@ MAX_RATING = 5.0
 class Ratings:
     """Rated pairs of one task: COCO ids of both items [P] and the mean rating in [0, 5] [P]."""
 
+    path: Path
     first: np.ndarray
     second: np.ndarray
     scores: np.ndarray
@@ -73,49 +74,40 @@ def read_ratings(path: Path) -> Ratings:
         first.append(ids[0])
         second.append(ids[1])
         scores.append(_rating(row[2], where))
-    return Ratings(np.array(first, np.int64), np.array(second, np.int64), np.array(scores))
+    return Ratings(path, np.array(first, np.int64), np.array(second, np.int64), np.array(scores))
 
 
 def correlations(
-    folder: Path,
+    ratings: Mapping[str, Ratings],
     images: np.ndarray,
     captions: np.ndarray,
     *,
     image_ids: Sequence[str],
     caption_ids: Sequence[str],
-    split: str = "test",
-    tasks: Sequence[str] = ("sts", "sis", "sits"),
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation (x 100) of the sampled Spearman correlation of each task.
+    """Mean and standard deviation (x 100) of the sampled Spearman correlation of each task in `ratings`.
 
-    images [n, E] and captions [m, E] are embeddings in the order of `image_ids` [n] and `caption_ids` [m];
-    `split` is the csv files' (`val` or `test`). Pairs with an item outside these ids are left out and counted
-    (`missing`); a file of which no pair is left is an InputError.
+    images [n, E] and captions [m, E] are embeddings in the order of `image_ids` [n] and `caption_ids` [m].
+    Pairs with an item outside these ids are left out and counted (`missing`); InputError where none is left.
     """
     sides = {"image": (images, _positions(image_ids)), "text": (captions, _positions(caption_ids))}
     results = {}
-    for task in tasks:
-        path = folder / f"{task}_{split}.csv"
-        ratings = read_ratings(path)
+    for task, of in ratings.items():
         (queries, query_rows), (items, item_rows) = (sides[kind] for kind in TASKS[task])
-        rows = np.array([query_rows.get(number, -1) for number in ratings.first.tolist()])
-        columns = np.array([item_rows.get(number, -1) for number in ratings.second.tolist()])
+        rows = np.array([query_rows.get(number, -1) for number in of.first.tolist()])
+        columns = np.array([item_rows.get(number, -1) for number in of.second.tolist()])
         known = (rows >= 0) & (columns >= 0)
         if not known.any():
             raise InputError(
-                f"{path}: none of its {len(known)} pairs is among the {len(query_rows)} x {len(item_rows)} "
-                f"evaluated items; is it the file of another split?"
+                f"{of.path}: none of its {len(known)} pairs is among the evaluated items "
+                f"({len(query_rows)} x {len(item_rows)}); is it the file of another split?"
             )
         model = pair_scores(queries, items, rows[known], columns[known])
-        mean, std = sampled_spearman(model, ratings.scores[known], rows[known], samples=samples, seed=seed)
-        results[task] = {
-            "mean": 100 * mean,
-            "std": 100 * std,
-            "pairs": int(known.sum()),
-            "missing": int((~known).sum()),
-        }
+        mean, std = sampled_spearman(model, of.scores[known], rows[known], samples=samples, seed=seed)
+        pairs = {"pairs": int(known.sum()), "missing": int((~known).sum())}
+        results[task] = {"mean": 100 * mean, "std": 100 * std, **pairs}
     return results
 
 

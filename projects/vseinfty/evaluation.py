@@ -1,6 +1,6 @@
 """What `eval.py` is made of: which models, their embeddings of a split, and the protocols on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ class Target:
 
     @property
     def is_released(self) -> bool:
-        """Whether it is a file of the authors."""
-        return self.path.suffix == ".pth"
+        """Whether it is a file of the authors, or a folder that holds one."""
+        folder_of_theirs = (self.path / RELEASED_FILE).is_file() and not any(self.path.glob("*.pt"))
+        return self.path.suffix == ".pth" or folder_of_theirs
 
     @property
     def folder(self) -> Path:
@@ -45,11 +46,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A split in the joint space: images [n, E], captions [5n, E] float32."""
+class Protocols:
+    """What is computed from the embeddings of a split; the files that it takes are read already."""
 
-    images: np.ndarray
-    captions: np.ndarray
+    names: tuple[str, ...]  # of PROTOCOLS
+    folds: int
+    annotations: cxc.Annotations | None = None
+    ratings: Mapping[str, correlation.Ratings] | None = None
+    samples: int = 1000
+    seed: int = 0
 
 
 def targets(
@@ -96,79 +101,78 @@ def data_set(trained: Trained, settings: dict[str, Any] | None) -> DataSet:
 
 
 def open_split(trained: Trained, data: DataSet, split: str) -> Split:
-    """Open a split of the set with the tokeniser, the pixel normalisation and the feature size of the model."""
+    """Open a split of the set with the model's tokeniser, pixel normalisation and feature size."""
     encoder: Any = trained.model.img_enc
     if isinstance(trained.model.img_enc, GridEncoder):
         return data.open(split, tokenizer=trained.tokenizer, backbone=encoder.backbone.source)
     return data.open(split, tokenizer=trained.tokenizer, image_dim=encoder.fc.in_features)
 
 
+def read_protocols(
+    names: Sequence[str] | None,
+    data: DataSet,
+    split: Split,
+    split_name: str,
+    *,
+    folds: int | None = None,
+    cxc_folder: str | None = None,
+    correlation_split: str = "test",
+    correlation_samples: int = 1000,
+    seed: int = 0,
+) -> Protocols:
+    """The protocols to follow on a split: `names`, or the set's own (COCO: its folds, then the whole).
+
+    Raises InputError for what does not fit, so that nobody waits for the encoding first.
+    """
+    folds = folds or data.folds
+    if names is None:
+        names = ["folds", "full"] if folds > 1 else ["full"]
+    if not names or not set(names) <= set(PROTOCOLS):
+        unknown = ", ".join(name for name in names if name not in PROTOCOLS) or "none"
+        raise InputError(f"protocols: expected some of {', '.join(PROTOCOLS)}, found {unknown}")
+    if "folds" in names and not 1 <= folds <= split.num_images:
+        raise InputError(f"folds: {split.num_images} images cannot be cut into {folds} folds")
+    annotations = ratings = None
+    if "cxc" in names or "correlation" in names:
+        folder = Path(cxc_folder or Path(data.root) / "cxc_annots").expanduser()
+        annotations = cxc.read(folder, split=split_name)
+        annotations.check_counts(split.num_images, split.num_captions)
+        if "correlation" in names:
+            paths = {task: folder / f"{task}_{correlation_split}.csv" for task in correlation.TASKS}
+            ratings = {task: correlation.read_ratings(path) for task, path in paths.items()}
+    return Protocols(tuple(names), folds, annotations, ratings, correlation_samples, seed)
+
+
 def embed(
     trained: Trained, split: Split, runtime: Runtime, *, batch_size: int, workers: int | None
-) -> Embedded:
-    """Encode every image and every caption once; all protocols share them."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, E] and captions [5n, E], each encoded once: all protocols share them."""
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    images = encoding.encode_images(trained.model, split, runtime, **how)
-    captions = encoding.encode_captions(trained.model, split, runtime, **how)
-    for what, rows in (("images", images), ("captions", captions)):
-        if not np.isfinite(rows).all():
-            broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            raise InputError(
-                f"the embeddings of {len(broken)} {what} are not finite, the first is {what[:-1]} {broken[0]}"
-            )
-    return Embedded(images, captions)
+    return (
+        encoding.encode_images(trained.model, split, runtime, **how, label="images"),
+        encoding.encode_captions(trained.model, split, runtime, **how, label="captions"),
+    )
 
 
-def check_protocols(protocols: Sequence[str] | None, data: DataSet) -> list[str]:
-    """The protocols to follow: those of the settings, or the set's own (COCO: its folds, then the whole)."""
-    if protocols is None:
-        return ["folds", "full"] if data.folds > 1 else ["full"]
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown or not protocols:
-        raise InputError(
-            f"protocols: expected some of {', '.join(PROTOCOLS)}, found {', '.join(unknown) or 'none'}"
-        )
-    return list(protocols)
-
-
-def evaluate(
-    embedded: Embedded,
-    *,
-    protocols: Sequence[str],
-    folds: int,
-    split: str,
-    cxc_folder: Path,
-    correlation_split: str,
-    correlation_samples: int,
-    seed: int,
-) -> dict[str, Any]:
+def evaluate(images: np.ndarray, captions: np.ndarray, protocols: Protocols) -> dict[str, Any]:
     """Protocol -> its numbers: `full` and `folds` ({"mean", "folds"}) retrieval, `cxc`, `correlation`."""
-    images, captions = embedded.images, embedded.captions
-    annotations = None
     found: dict[str, Any] = {}
-    for protocol in protocols:
-        if protocol == "full":
-            found["full"] = metrics.retrieval(images, captions)
-        elif protocol == "folds":
-            if len(images) < folds or folds < 1:
-                raise InputError(f"folds: {len(images)} images cannot be cut into {folds} folds")
-            found["folds"] = metrics.retrieval_folds(images, captions, folds=folds)
-        else:
-            annotations = annotations or cxc.read(cxc_folder, split=split)
-            annotations.check_counts(len(images), len(captions))
-            if protocol == "cxc":
-                found["cxc"] = cxc.retrieval(images, captions, annotations)
-            else:
-                found["correlation"] = correlation.correlations(
-                    cxc_folder,
-                    images,
-                    captions,
-                    image_ids=annotations.image_ids,
-                    caption_ids=annotations.caption_ids,
-                    split=correlation_split,
-                    samples=correlation_samples,
-                    seed=seed,
-                )
+    if "folds" in protocols.names:
+        found["folds"] = metrics.retrieval_folds(images, captions, folds=protocols.folds)
+    if "full" in protocols.names:
+        found["full"] = metrics.retrieval(images, captions)
+    if protocols.annotations is not None and "cxc" in protocols.names:
+        found["cxc"] = cxc.retrieval(images, captions, protocols.annotations)
+    if protocols.annotations is not None and protocols.ratings is not None:
+        found["correlation"] = correlation.correlations(
+            protocols.ratings,
+            images,
+            captions,
+            image_ids=protocols.annotations.image_ids,
+            caption_ids=protocols.annotations.caption_ids,
+            samples=protocols.samples,
+            seed=protocols.seed,
+        )
     return found
 
 
@@ -195,6 +199,13 @@ def summary(found: dict[str, Any]) -> str:
             rows.append(f"{task.upper():4}  {of['mean']:5.1f} +- {of['std']:.1f}   {of['pairs']} pairs")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
+
+
+def text(report: Mapping[str, Any], split: Split) -> str:
+    """What is printed for a model."""
+    counts = f"{split.num_images} images, {split.num_captions} captions"
+    head = f"{report['model']}: {report['data']} {report['split']}, {counts}"
+    return f"{head}\n{summary(report['metrics'])}\n"
 
 
 def _released(root: Path, data: str | None) -> list[Target]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.vseinfty.augmentation import drop_grids
+from projects.vseinfty.backbones import Backbone
 from projects.vseinfty.pooling import inside
 
 NORM_EPS = 1e-8
@@ -26,9 +27,9 @@ def init_linear(layer: nn.Linear) -> None:
 class RegionMLP(nn.Module):
     """Linear -> batch norm -> ReLU -> linear over rows [R, D].
 
-    The zero rows that pad the batch count in the statistics (spec quirk 2). As they are all alike they need not
-    be there: `num_padding` says how many they are. `bns.1` exists in the released weights and is never applied
-    (quirk 3).
+    The zero rows that pad the batch count in the statistics (spec quirk 2). As they are all alike they need
+    not be there: `num_padding` says how many they are. `bns.1` exists in the released weights and is never
+    applied (quirk 3).
     """
 
     def __init__(self, dim: int, hidden: int, embed_size: int) -> None:
@@ -40,7 +41,7 @@ class RegionMLP(nn.Module):
         """[R, D] -> [R, E]."""
         hidden = self.layers[0](x)
         if num_padding and self.training:
-            of_zeros = self.layers[0].bias.to(hidden.dtype).expand(num_padding, -1)
+            of_zeros = self.layers[0].get_parameter("bias").to(hidden.dtype).expand(num_padding, -1)
             hidden = self.bns[0](torch.cat([hidden, of_zeros]))[: len(x)]
         else:
             hidden = self.bns[0](hidden)
@@ -105,7 +106,7 @@ class GridHead(nn.Module):
 class GridEncoder(nn.Module):
     """Raw images: CNN -> grid features -> (training) grid dropping -> fc -> pooling -> L2 norm."""
 
-    def __init__(self, *, backbone: nn.Module, head: GridHead) -> None:
+    def __init__(self, *, backbone: Backbone, head: GridHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.image_encoder = head

@@ -120,7 +120,8 @@ def build_model(
         backbone_weights: file with initial CNN weights; None for random ones (a checkpoint follows).
         text_encoder: "bert" or "bigru".
         bert, bert_pretrained, bert_config: see `text_encoders.build_bert`.
-        vocab_size, word_dim, rnn_layers: of the BiGRU.
+        vocab_size: tokens of the vocabulary; the BiGRU's size, and checked against BERT's.
+        word_dim, rnn_layers: of the BiGRU.
         image_pooling, text_pooling: see `pooling.build_pooling`; image_kmax, text_kmax: its k.
         gpo: positional_dim, hidden_dim, temperature of GPO.
         normalize_images, normalize_captions: L2-normalise the embeddings.
@@ -154,6 +155,11 @@ def build_model(
         )
     elif text_encoder == "bert":
         encoder = build_bert(bert, pretrained=bert_pretrained, config=dict(bert_config or {}))
+        if vocab_size and vocab_size > encoder.config.vocab_size:
+            raise InputError(
+                f"model.bert: {bert} has embeddings for {encoder.config.vocab_size} tokens, found a "
+                f"vocabulary of {vocab_size}: wrong data.vocab_path, or wrong BERT"
+            )
         txt_enc = BertEncoder(
             bert=encoder, embed_size=embed_size, pooling=text_pool, normalize=normalize_captions
         )

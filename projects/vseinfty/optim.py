@@ -1,7 +1,8 @@
 """Parameter groups, learning-rate schedule, stages of freezing and loss modes (spec section 7, quirks 4-6).
 
 All of it is a function of the epoch, so a resumed run continues where it would have been (spec quirk 12).
-`epoch` is an index from 0 and may be fractional (steps done / steps per epoch) for schedules in parts of epochs.
+`epoch` is an index from 0 and may be fractional (steps done / steps per epoch) for schedules in parts of
+epochs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,8 @@ def build_optimizer(
         model: its parameters, frozen ones too (they have no gradient until `freeze_stages` lets them train).
         name: adam or sgd (momentum 0.9; Nesterov with a CNN).
         learning_rate: base rate; BERT gets 0.1 of it, the CNN `backbone_lr_factor`.
-        weight_decay: of every group; None for the released values (1e-4; regions + BiGRU 0.01; SGD: the CNN's).
+        weight_decay: of every group; None for the released values (1e-4; regions + BiGRU 0.01; SGD: the
+            CNN's).
         backbone_lr_factor: see learning_rate.
         gpo_lr_factor: not in the release: rate of the two pooling operators, in groups of their own unless 1.
         fused: one kernel for all parameters.
@@ -153,7 +155,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, epoch: float, lr_update
 def trainable_stages(
     epoch: float, embedding_warmup_epochs: int, backbone_warmup_epochs: int
 ) -> tuple[str, ...]:
-    """CNN stages that train in this epoch: none for e epochs, then from layer4 down, b epochs for each further one."""
+    """CNN stages that train: none while the embedding warms up, then from layer4 down, one after another."""
     if epoch < embedding_warmup_epochs:
         return STAGES_BY_PHASE[0]
     for phase in (1, 2, 3):
@@ -185,7 +187,7 @@ def loss_scale(
     batch_size: int,
     embedding_warmup_epochs: int,
 ) -> float:
-    """Factor of the loss: i / (num_items // batch_size + 1) in the CNN's first epoch, otherwise 1 (quirk 4)."""
+    """Factor of the loss: i / (num_items // batch_size + 1) in the CNN's first epoch, else 1 (quirk 4)."""
     if not isinstance(model.img_enc, GridEncoder) or epoch != embedding_warmup_epochs:
         return 1.0
     return step_in_epoch / (num_items // batch_size + 1)

@@ -15,13 +15,11 @@ from projects.vseinfty.coefficients import coefficients
 from projects.vseinfty.sorting import sort_descending, sorted_weighted_sum
 from shared.errors import InputError
 
-NAMES = ("gpo", "avg", "max", "kmax", "cls", "last", "gem", "fspool")
-
 
 def build_pooling(
     name: str, *, dim: int, gpo: dict[str, Any] | None = None, k: int | None = None, pieces: int = 20
 ) -> nn.Module:
-    """The pooling called `name`, one of NAMES.
+    """The pooling called `name`, one of POOLINGS.
 
     Args:
         name: gpo, avg, max, kmax (mean of the k largest), cls (first token), last (final states of a
@@ -42,12 +40,10 @@ def build_pooling(
         return GPO(**(gpo or {}))
     if name == "fspool":
         return FSPool(dim, pieces)
-    simple = {"avg": AveragePooling, "max": MaxPooling, "cls": FirstToken, "last": LastState, "gem": GeM}
-    if name not in simple:
-        raise InputError(
-            f"model.image_pooling / model.text_pooling: expected one of {', '.join(NAMES)}, found {name!r}"
-        )
-    return simple[name]()
+    if name not in POOLINGS:
+        found = f"expected one of {', '.join(POOLINGS)}, found {name!r}"
+        raise InputError(f"model.image_pooling, model.text_pooling: {found}")
+    return POOLINGS[name]()
 
 
 def inside(lengths: Tensor, size: int) -> Tensor:
@@ -62,9 +58,9 @@ class GPO(nn.Module):
     (mean of the two directions) -> linear -> softmax(. / temperature). So it is computed once per distinct
     length, and kept from batch to batch in evaluation.
 
-    `padding_value` stands for the rows beyond the length while sorting, and like in the release it is -10000: a
-    feature below it changes places with the padding (spec quirk 1; CNN features of unusual scale do get there).
-    With -inf that cannot happen.
+    `padding_value` stands for the rows beyond the length while sorting, and like in the release it is
+    -10000: a feature below it changes places with the padding (spec quirk 1; CNN features of unusual scale
+    do get there). With -inf that cannot happen.
     """
 
     def __init__(
@@ -90,8 +86,9 @@ class GPO(nn.Module):
         weights = self.coefficients(lengths, features.shape[1])
         return sorted_weighted_sum(features, weights, lengths, self.padding_value), weights
 
+    @torch.compiler.disable
     def coefficients(self, lengths: Tensor, size: int | None = None) -> Tensor:
-        """theta for each of the lengths [B] -> [B, size], zero beyond the length; size: default the longest."""
+        """theta of each of the lengths [B] -> [B, size] (default: the longest), zero beyond the length."""
         distinct, which = torch.unique(lengths, return_inverse=True)
         known = [int(length) for length in distinct.tolist()]
         if known[0] < 1:
@@ -226,3 +223,15 @@ class FSPool(nn.Module):
         hats = hats * inside(lengths, size)[:, :, None]
         values = sort_descending(features, lengths)
         return torch.einsum("bnd,bnd->bd", values, (hats @ self.weight.t()).to(values.dtype)), None
+
+
+POOLINGS: dict[str, type[nn.Module]] = {
+    "gpo": GPO,
+    "avg": AveragePooling,
+    "max": MaxPooling,
+    "kmax": KMaxPooling,
+    "cls": FirstToken,
+    "last": LastState,
+    "gem": GeM,
+    "fspool": FSPool,
+}

@@ -1,8 +1,9 @@
 """Bidirectional GRU over sequences of different lengths, with the parameters and results of `torch.nn.GRU`.
 
-On a CPU torch back-propagates step by step, and adds a full weight gradient (12 MB at 1024 units) at each step of
-each direction. Here the backward pass is written out: the recurrence carries only the state's gradient, and the
-weight gradient is one matrix product over all steps. Tokens are packed by time, so padding costs nothing.
+On a CPU torch back-propagates step by step, and adds a full weight gradient (12 MB at 1024 units) at each
+step of each direction. Here the backward pass is written out: the recurrence carries only the state's
+gradient, and the weight gradient is one matrix product over all steps. Tokens are packed by time, so padding
+costs nothing.
 """
 
 from typing import Any
@@ -56,7 +57,8 @@ def _states_cpu(gru: nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
 class _Direction(torch.autograd.Function):
     """One direction of one layer: projected inputs [R, 3H] (gates r, z, n), packed by time -> states [R, H].
 
-    Products are taken in the dtype of the inputs (bfloat16 under autocast), states and gates in float32 or more.
+    Products are taken in the dtype of the inputs (bfloat16 under autocast), states and gates in float32 or
+    more.
     """
 
     @staticmethod
@@ -75,7 +77,9 @@ class _Direction(torch.autograd.Function):
             for now, previous in _steps(batch_sizes, reverse):
                 if previous is not None:
                     carried = min(previous.stop - previous.start, now.stop - now.start)
-                    before[now.start : now.start + carried] = states[previous.start : previous.start + carried]
+                    before[now.start : now.start + carried] = states[
+                        previous.start : previous.start + carried
+                    ]
                 part, gate = recurrent[now], gates[now]
                 if precision == inputs.dtype:
                     torch.addmm(bias, before[now], transposed, out=part)
@@ -84,7 +88,9 @@ class _Direction(torch.autograd.Function):
                 torch.add(part[:, : 2 * hidden], inputs[now, : 2 * hidden], out=gate[:, : 2 * hidden])
                 r, z, n = gate.split(hidden, dim=1)
                 gate[:, : 2 * hidden].sigmoid_()
-                torch.addcmul(inputs[now, 2 * hidden :].to(precision), r, part[:, 2 * hidden :], out=n).tanh_()
+                torch.addcmul(
+                    inputs[now, 2 * hidden :].to(precision), r, part[:, 2 * hidden :], out=n
+                ).tanh_()
                 torch.lerp(n, before[now], z, out=states[now])
         ctx.save_for_backward(before, gates, recurrent[:, 2 * hidden :], weight)
         ctx.steps, ctx.dtype = _steps(batch_sizes, reverse), inputs.dtype

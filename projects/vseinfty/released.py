@@ -1,9 +1,9 @@
-"""The authors' released checkpoints <-> our model, key by key (spec section 5, "Checkpoint"; quirks 3 and 11).
+"""The authors' released checkpoints <-> our model, key by key (spec section 5 and quirks 3, 11).
 
-A released file is a dict {epoch, model: [image encoder state, text encoder state], best_rsum, opt: Namespace, Eiters}.
-Its keys may carry DataParallel's prefix `module.`, and grid models hold every CNN tensor twice: as
-`backbone.resnet.X` (torchvision names) and as `backbone.base.*` / `backbone.top.*`, which win. Reading resolves both;
-loading is strict. Nothing in the file is executed.
+A released file is a dict {epoch, model: [image encoder's state, text encoder's state], best_rsum, opt:
+Namespace, Eiters}. Its keys may carry DataParallel's prefix `module.`, and grid models hold every CNN tensor
+twice: as `backbone.resnet.X` (torchvision names) and as `backbone.base.*` / `backbone.top.*`, which win.
+Reading resolves both; loading is strict. Nothing in the file is executed.
 """
 
 import argparse
@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from projects.vseinfty import sizes
 from projects.vseinfty.backbones import TORCHVISION_NAMES
 from projects.vseinfty.image_encoders import GridEncoder
 from projects.vseinfty.model import VSEModel, build_model
+from projects.vseinfty.pooling import POOLINGS, KMaxPooling
 from projects.vseinfty.text_encoders import BertEncoder
 from shared.errors import InputError
 
@@ -42,12 +44,12 @@ class ReleasedCheckpoint:
     @property
     def text_encoder(self) -> str:
         """bert or bigru, as the keys say."""
-        return "bert" if any(key.startswith("bert.") for key in self.captions) else "bigru"
+        return "bert" if sizes.is_bert(self.captions) else "bigru"
 
     @property
     def image_encoder(self) -> str:
         """Grid or regions, as the keys say."""
-        return "grid" if any(key.startswith("backbone.") for key in self.images) else "regions"
+        return "grid" if sizes.is_grid(self.images) else "regions"
 
 
 def is_released(content: object) -> bool:
@@ -119,65 +121,19 @@ def model_settings(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
 
 def image_settings(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
     """The image branch's part of `model_settings`, with embed_size and gpo."""
-    options, state, kind = checkpoint.options, checkpoint.images, checkpoint.image_encoder
-    head = "image_encoder." if kind == "grid" else ""
-    embed_size, image_dim = _shape(checkpoint, state, f"{head}fc.weight")
-    settings: dict[str, Any] = {
-        "embed_size": embed_size,
-        "image_encoder": kind,
-        "image_dim": image_dim,
-        "image_pooling": _pooling(checkpoint, state, f"{head}gpool.", "image_pooling"),
-        "image_kmax": options.get("image_kmax"),
-        "normalize_images": not options.get("no_imgnorm", False),
-        **_gpo(state, f"{head}gpool."),
-    }
-    if kind == "grid":
-        settings["backbone"] = options.get("backbone_source") or _guess_backbone(checkpoint)
-    else:
-        settings["image_hidden"] = _shape(checkpoint, state, "mlp.layers.0.weight")[0]
-    return settings
+    return sizes.image_settings(checkpoint.images, checkpoint.options, str(checkpoint.path))
 
 
 def text_settings(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
     """The text branch's part of `model_settings`, with embed_size and gpo."""
-    options, state, kind = checkpoint.options, checkpoint.captions, checkpoint.text_encoder
-    settings: dict[str, Any] = {
-        "text_encoder": kind,
-        "text_pooling": _pooling(checkpoint, state, "gpool.", "text_pooling"),
-        "text_kmax": options.get("text_kmax"),
-        "normalize_captions": not options.get("no_txtnorm", False),
-        **_gpo(state, "gpool."),
-    }
-    if kind == "bert":
-        embed_size = _shape(checkpoint, state, "linear.weight")[0]
-        return settings | {
-            "embed_size": embed_size,
-            "bert_pretrained": False,
-            "bert_config": _bert_config(checkpoint),
-        }
-    vocab_size, word_dim = _shape(checkpoint, state, "embed.weight")
-    layers = sum(key.startswith("rnn.weight_ih_l") and not key.endswith("_reverse") for key in state)
-    return settings | {
-        "embed_size": _shape(checkpoint, state, "rnn.weight_hh_l0")[1],
-        "vocab_size": vocab_size,
-        "word_dim": word_dim,
-        "rnn_layers": layers,
-    }
-
-
-def _gpo(state: State, prefix: str) -> dict[str, Any]:
-    if f"{prefix}gru.weight_ih_l0" not in state:
-        return {}
-    positional_dim = state[f"{prefix}gru.weight_ih_l0"].shape[1]
-    hidden_dim = state[f"{prefix}gru.weight_hh_l0"].shape[1]
-    return {"gpo": {"positional_dim": positional_dim, "hidden_dim": hidden_dim}}
+    return sizes.text_settings(checkpoint.captions, checkpoint.options, str(checkpoint.path))
 
 
 def data_settings(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
-    """How images and captions are prepared for this checkpoint (the keyword arguments of `data.open_split`)."""
+    """How images are prepared for this checkpoint (keyword arguments of `data.open_split`)."""
     settings: dict[str, Any] = {"kind": "pixels" if checkpoint.image_encoder == "grid" else "regions"}
     if checkpoint.image_encoder == "grid":
-        settings["backbone"] = checkpoint.options.get("backbone_source") or _guess_backbone(checkpoint)
+        settings["backbone"] = image_settings(checkpoint)["backbone"]
         settings["image_side"] = int(BACKBONE_SIDE * float(checkpoint.options.get("input_scale_factor", 1.0)))
     return settings
 
@@ -201,8 +157,8 @@ def load(model: VSEModel, checkpoint: ReleasedCheckpoint) -> None:
         ("image encoder", model.img_enc, checkpoint.images),
         ("text encoder", model.txt_enc, checkpoint.captions),
     ):
-        # Older files miss the counters that torch added to batch norm, or hold BERT's position ids, which newer
-        # transformers no longer save.
+        # Older files miss the counters that torch added to batch norm, or hold BERT's position ids, which
+        # newer transformers no longer save.
         counters = tuple(key for key in encoder.state_dict() if key.endswith("num_batches_tracked"))
         load_strictly(
             encoder,
@@ -266,7 +222,9 @@ def _prefixed(state: State, prefix: str) -> State:
 
 
 def _alias(key: str) -> str:
-    """`backbone.base.4.0.conv1.weight` -> `backbone.resnet.layer1.0.conv1.weight`; the classifier's keys stay."""
+    """`backbone.base.4.0.conv1.weight` -> `backbone.resnet.layer1.0.conv1.weight`; the classifier's keys
+    stay.
+    """
     for name, place in TORCHVISION_NAMES.items():
         if key.startswith(f"backbone.{place}."):
             return ALIAS_ROOT + name + key.removeprefix(f"backbone.{place}")
@@ -274,53 +232,30 @@ def _alias(key: str) -> str:
 
 
 def _options_of(model: VSEModel) -> dict[str, Any]:
-    grid = isinstance(model.img_enc, GridEncoder)
+    """The flags of the authors' train.py that the model tells; three more where it is not of their kind."""
+    images, captions = model.img_enc, model.txt_enc
+    grid = isinstance(images, GridEncoder)
+    head = images.image_encoder if isinstance(images, GridEncoder) else images
     options: dict[str, Any] = {
         "precomp_enc_type": "backbone" if grid else "basic",
         "embed_size": model.embed_size,
+        "img_dim": head.fc.in_features,
+        "no_imgnorm": not head.normalize,
+        "no_txtnorm": not captions.normalize,
     }
-    if isinstance(model.img_enc, GridEncoder):
-        options["backbone_source"] = model.img_enc.backbone.source
+    if isinstance(images, GridEncoder):
+        options["backbone_source"] = images.backbone.source
+    if isinstance(captions, BertEncoder):
+        config: Any = captions.bert.config
+        if config.num_attention_heads * 64 != config.hidden_size:
+            options["bert_config"] = {"num_attention_heads": config.num_attention_heads}
+    else:
+        options |= {"word_dim": captions.embed.embedding_dim, "vocab_size": captions.embed.num_embeddings}
+        options["num_layers"] = captions.rnn.num_layers
+    for branch, pooling in model.poolings().items():
+        name = next(name for name, kind in POOLINGS.items() if isinstance(pooling, kind))
+        if name != "gpo":
+            options[f"{branch}_pooling"] = name
+        if isinstance(pooling, KMaxPooling):
+            options[f"{branch}_kmax"] = pooling.k
     return options
-
-
-def _shape(checkpoint: ReleasedCheckpoint, state: State, key: str) -> tuple[int, ...]:
-    if key not in state:
-        raise InputError(f"{checkpoint.path}: not a checkpoint of this model: no tensor {key!r}")
-    return tuple(state[key].shape)
-
-
-def _pooling(checkpoint: ReleasedCheckpoint, state: State, prefix: str, option: str) -> str:
-    if f"{prefix}gru.weight_ih_l0" in state:
-        return "gpo"
-    if option in checkpoint.options:
-        return str(checkpoint.options[option])
-    raise InputError(f"{checkpoint.path}: no tensors {prefix}*, and opt does not say the {option}")
-
-
-def _guess_backbone(checkpoint: ReleasedCheckpoint) -> str:
-    """The source whose graph the tensors fit, for files whose options do not say."""
-    images = checkpoint.images
-    if _shape(checkpoint, images, "backbone.base.4.0.conv1.weight")[0] > 64:
-        return "wsl"
-    blocks = len({key.split(".")[3] for key in images if key.startswith("backbone.base.6.")})
-    return {6: "imagenet_res50", 36: "imagenet_res152"}.get(blocks, "detector")
-
-
-def _bert_config(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
-    captions = checkpoint.captions
-    vocab_size, hidden = _shape(checkpoint, captions, "bert.embeddings.word_embeddings.weight")
-    layers = {key.split(".")[3] for key in captions if key.startswith("bert.encoder.layer.")}
-    return {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden,
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, hidden // 64),
-        "intermediate_size": _shape(checkpoint, captions, "bert.encoder.layer.0.intermediate.dense.weight")[
-            0
-        ],
-        "max_position_embeddings": _shape(checkpoint, captions, "bert.embeddings.position_embeddings.weight")[
-            0
-        ],
-        **checkpoint.options.get("bert_config", {}),
-    }

@@ -1,16 +1,18 @@
-"""Descending sort of each feature dimension over a set, and the weighted sum of the sorted values (paper eq. 3).
+"""Descending sort of each feature dimension over a set, and the weighted sum of what is sorted (eq. 3).
 
-On a CPU the sort is nine tenths of GPO, so it has a path of its own (`_PackedSort`):
+On a CPU the sort is nine tenths of GPO, so there it has a path of its own (`_PackedSort`):
 
 - NumPy sorts short contiguous rows of 64-bit keys with vector instructions, an order of magnitude faster than
-  torch's sort with indices. A float32 value as a float64 has 29 spare low bits, which hold its position in the set:
-  one sort of the keys sorts the values exactly and carries the permutation along; equal values keep their order.
-- The weighted sum is taken over the keys themselves (the position changes a value by less than 1e-12 of it).
-- The gradient must go back through the permutation. Instead of a scatter, (position, weight) pairs are sorted as
-  integers by position, which puts each weight where its value came from.
-- One sample at a time, so all of it happens in the core's own cache, and only its own length is sorted.
+  torch sorts with indices. A float32 value seen as a float64 has 29 low bits to spare; they hold its position
+  in the set. So one sort of the keys sorts the values exactly and carries the permutation along.
+- The weighted sum is taken over the keys themselves: the position changes a value by less than 1e-13 of it.
+- The gradient must go back through the permutation. Instead of a scatter, pairs (position, weight) are sorted
+  as integers, which puts each weight where its value came from.
+- It goes sample by sample, so that all of it happens in a core's own cache and only a sample's own length is
+  sorted, in as many threads as torch uses (NumPy lets go of the interpreter lock).
 
-Elsewhere (GPU, float64, tracing) the same operator is torch's sort with a hand-written backward.
+Elsewhere (GPU, float64) the same operator is torch's sort with the backward pass written out. Where values
+are equal the gradient goes to one choice of their order, on each path always the same one.
 """
 
 from collections.abc import Callable
@@ -22,14 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = (
-    40_000  # keys per piece of work: 320 kB, so that a piece stays in a core's second-level cache
-)
-MAX_THREADS = 8
-LARGEST_SET = 65_536  # positions are stored in 16 bits
+PIECE_ELEMENTS = 40_000  # keys per piece of work: 320 kB, to stay in a core's second-level cache
+MAX_THREADS = 8  # more would wait for the interpreter lock
+LARGEST_SET = 65_536  # positions are kept in 16 bits
 LOW_HALF = 0 if np.little_endian else 1  # of a 64-bit number seen as two of 32
+BELOW_ALL = -(2.0**900)  # below every float32; a power of two, so its low bits are zero
+
 Result = TypeVar("Result")
-BELOW_ALL = -(2.0**900)  # below every float32, and a power of two: its low bits are zero
 
 
 def sort_descending(features: Tensor, lengths: Tensor) -> Tensor:
@@ -61,19 +62,6 @@ def sorted_weighted_sum(
         return result
 
 
-@torch.compiler.disable
-def _on_cpu(features: Tensor, weights: Tensor, lengths: Tensor, padding_value: float) -> Tensor | None:
-    """The packed sort; None where a feature lies below the padding value or a set is too large."""
-    if features.shape[1] > LARGEST_SET or features.numel() == 0:
-        return None
-    keep = torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad)
-    packed = _PackedSort(features.detach().contiguous(), weights.detach(), lengths, keep=keep)
-    if packed.smallest < padding_value:
-        return None
-    pooled: Tensor = _PackedFunction.apply(features, weights, packed)
-    return pooled
-
-
 def _outside(lengths: Tensor, features: Tensor) -> Tensor:
     positions = torch.arange(features.shape[1], device=features.device)
     return (positions >= lengths.to(features.device)[:, None])[:, :, None]
@@ -103,6 +91,19 @@ class _TorchSort(torch.autograd.Function):
         return grad_features, grad_weights, None, None
 
 
+@torch.compiler.disable
+def _on_cpu(features: Tensor, weights: Tensor, lengths: Tensor, padding_value: float) -> Tensor | None:
+    """The packed sort of float32; None where a feature lies below the padding value or a set is too large."""
+    if features.shape[1] > LARGEST_SET or features.numel() == 0:
+        return None
+    keep = torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad)
+    packed = _PackedSort(features.detach().contiguous(), weights.detach(), lengths, keep=keep)
+    if packed.smallest < padding_value:
+        return None
+    pooled: Tensor = _PackedFunction.apply(features, weights, packed)
+    return pooled
+
+
 class _PackedFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, packed: "_PackedSort") -> Tensor:
@@ -118,103 +119,104 @@ class _PackedFunction(torch.autograd.Function):
 
 
 class _PackedSort:
-    """Forward and backward of the operator on a CPU, float32. Ranks ascend here: the k-th largest is at N - k.
+    """Forward and backward of the operator on a CPU. Ranks ascend here: the k-th largest stands at N - k.
 
-    A piece of work is a slice of samples; only its longest sample's n positions are sorted.
+    A piece of work is a slice of samples, of which the n positions of the longest are sorted.
+
+    Attributes:
+        pooled: [B, D] the weighted sums.
+        smallest: the smallest feature of the samples that are padded.
     """
 
     def __init__(self, features: Tensor, weights: Tensor, lengths: Tensor, *, keep: bool) -> None:
-        batch, self.size, self.dim = features.shape
-        self.features = features
-        self.lengths = lengths.cpu().numpy()
-        self.longest = int(self.lengths.max())
-        self.weights = np.ascontiguousarray(weights.numpy()[:, ::-1])
-        self.pieces = _pieces(batch, self.size * self.dim)
-        self.pooled = torch.empty(batch, self.dim)
-        self.smallest = np.inf  # of the features in samples that are padded
-        self.values = torch.empty(batch, self.dim, self.size) if keep else None
-        self.order = np.empty((batch, self.dim, self.size), np.uint8 if self.size <= 256 else np.uint16)
-        smallest = _in_threads(self._sort, self.pieces)
-        self.smallest = min(smallest)
-        del self.features  # autograd keeps what it needs
+        batch, self._size, self._dim = features.shape
+        self._lengths = lengths.cpu().numpy()
+        self._longest = int(self._lengths.max())
+        self._weights = np.ascontiguousarray(weights.numpy()[:, ::-1])
+        self._pieces = _pieces(batch, self._size * self._dim)
+        self.pooled = torch.empty(batch, self._dim)
+        self._values = self._order = None
+        if keep:
+            self._values = torch.empty(batch, self._dim, self._size)
+            self._order = np.empty(self._values.shape, np.uint8 if self._size <= 256 else np.uint16)
+        self.smallest = min(_in_threads(lambda pieces: self._sort(features, pieces), self._pieces))
 
-    def _sort(self, pieces: list[slice]) -> float:
-        rows = pieces[0].stop - pieces[0].start
-        moved = torch.empty(rows * self.dim * self.size)
-        scratch = np.empty(rows * self.dim * self.size)
-        pooled = self.pooled.numpy()
-        weights = self.weights.astype(np.float64)
+    def _scratch(self, pieces: list[slice], dtype: type) -> tuple[Tensor, np.ndarray]:
+        """Room for the largest piece: float32, and 64-bit numbers."""
+        elements = max(piece.stop - piece.start for piece in pieces) * self._dim * self._size
+        return torch.empty(elements), np.empty(elements, dtype)
+
+    def _sort(self, features: Tensor, pieces: list[slice]) -> float:
+        """Forward of some pieces; gives the smallest feature of their padded samples."""
+        single, double = self._scratch(pieces, np.float64)
         smallest = np.inf
         for piece in pieces:
-            lengths = self.lengths[piece]
-            n, rows = int(lengths.max()), len(lengths)
-            transposed = moved[: rows * self.dim * n].view(rows, self.dim, n)
-            for row in range(rows):  # torch transposes a whole matrix in blocks, a batch element by element
-                transposed[row].copy_(self.features[piece.start + row, :n].t())
-            keys = scratch[: rows * self.dim * n].reshape(rows, self.dim, n)
+            lengths = self._lengths[piece]
+            n = int(lengths.max())
+            shape, first = (len(lengths), self._dim, n), self._size - n
+            transposed = single[: np.prod(shape)].view(shape)
+            for row, into in enumerate(transposed, piece.start):
+                into.copy_(features[row, :n].t())  # torch is quick with a matrix, not with a batch of them
+            keys = double[: np.prod(shape)].reshape(shape)
             np.copyto(keys, transposed.numpy())
             if lengths.min() < n:
                 keys += np.where(np.arange(n) < lengths[:, None], 0.0, BELOW_ALL)[:, None, :]
             bits = keys.view(np.int64)
             bits |= np.arange(n)
             keys.sort(axis=2)
-            first = self.size - n
-            np.einsum("bdn,bn->bd", keys, weights[piece, first:], out=pooled[piece], casting="same_kind")
-            if n < self.longest or lengths.min() < n:
+            weights = self._weights[piece, first:].astype(np.float64)
+            np.einsum("bdn,bn->bd", keys, weights, out=self.pooled.numpy()[piece], casting="same_kind")
+            padded = lengths < self._longest
+            if padded.any():
                 least = np.take_along_axis(keys, (n - lengths)[:, None, None], axis=2)
-                smallest = min(smallest, float(least[lengths < self.longest].min()))
-            if self.values is not None:
-                with np.errstate(over="ignore"):  # what stands for padding becomes -inf
-                    np.copyto(self.values.numpy()[piece, :, first:], keys, casting="same_kind")
-                np.copyto(self.order[piece, :, first:], bits, casting="unsafe")  # the low bits
+                smallest = min(smallest, float(least[padded].min()))
+            if self._values is not None and self._order is not None:
+                with np.errstate(over="ignore"):  # BELOW_ALL becomes -inf
+                    np.copyto(self._values.numpy()[piece, :, first:], keys, casting="same_kind")
+                np.copyto(self._order[piece, :, first:], bits, casting="unsafe")  # the low bits
         return smallest
 
     def gradient_of_weights(self, gradient: Tensor) -> Tensor:
         """[B, D] -> [B, N]."""
-        assert self.values is not None
-        ascending = torch.bmm(gradient[:, None, :], self.values).squeeze(1)
-        inside = torch.arange(self.size) < torch.from_numpy(self.lengths)[:, None]
+        assert self._values is not None
+        ascending = torch.bmm(gradient[:, None, :], self._values).squeeze(1)
+        inside = torch.arange(self._size) < torch.from_numpy(self._lengths)[:, None]
         return torch.where(inside, ascending.flip(1), 0.0)
 
     def gradient_of_features(self, gradient: Tensor) -> Tensor:
         """[B, D] -> [B, N, D]."""
-        result = torch.empty(len(gradient), self.size, self.dim)
-        weights = self.weights.view(np.uint32).astype(np.int64)
-        upstream = gradient.numpy()[:, :, None]
-
-        def spread(pieces: list[slice]) -> None:
-            rows = pieces[0].stop - pieces[0].start
-            scratch = np.empty(rows * self.dim * self.size, np.int64)
-            moved = torch.empty(rows * self.dim * self.size)
-            for piece in pieces:
-                n = int(self.lengths[piece].max())
-                rows = piece.stop - piece.start
-                pairs = scratch[: rows * self.dim * n].reshape(rows, self.dim, n)
-                np.copyto(pairs, self.order[piece, :, self.size - n :])
-                pairs <<= 32
-                pairs |= weights[piece, None, self.size - n :]
-                pairs.sort(axis=2)
-                spread_weights = pairs.view(np.float32)[:, :, LOW_HALF::2]
-                transposed = moved[: rows * self.dim * n].view(rows, self.dim, n)
-                np.multiply(spread_weights, upstream[piece], out=transposed.numpy())
-                for row in range(rows):
-                    result[piece.start + row, :n].copy_(transposed[row].t())
-                result[piece, n:] = 0.0
-
-        _in_threads(spread, self.pieces)
+        result = torch.empty(len(gradient), self._size, self._dim)
+        _in_threads(lambda pieces: self._spread(gradient, result, pieces), self._pieces)
         return result
+
+    def _spread(self, gradient: Tensor, result: Tensor, pieces: list[slice]) -> None:
+        """Backward of some pieces, into `result`."""
+        assert self._order is not None
+        single, double = self._scratch(pieces, np.int64)
+        for piece in pieces:
+            n = int(self._lengths[piece].max())
+            shape, first = (piece.stop - piece.start, self._dim, n), self._size - n
+            pairs = double[: np.prod(shape)].reshape(shape)
+            np.copyto(pairs, self._order[piece, :, first:])
+            pairs <<= 32
+            pairs |= self._weights[piece, None, first:].view(np.uint32)
+            pairs.sort(axis=2)
+            transposed = single[: np.prod(shape)].view(shape)
+            weights = pairs.view(np.float32)[:, :, LOW_HALF::2]
+            np.multiply(weights, gradient.numpy()[piece, :, None], out=transposed.numpy())
+            for row, of_row in enumerate(transposed, piece.start):
+                result[row, :n].copy_(of_row.t())
+            result[piece, n:] = 0.0
 
 
 def _pieces(batch: int, elements_per_sample: int) -> list[slice]:
-    rows = max(1, CHUNK_ELEMENTS // elements_per_sample)
+    rows = max(1, PIECE_ELEMENTS // elements_per_sample)
     return [slice(start, min(start + rows, batch)) for start in range(0, batch, rows)]
 
 
 def _in_threads(work: Callable[[list[slice]], Result], pieces: list[slice]) -> list[Result]:
-    """Run `work` on shares of the pieces in as many threads as torch uses; NumPy lets go of the interpreter lock."""
+    """Run `work` on shares of the pieces, one of them in the calling thread."""
     shares = min(torch.get_num_threads(), MAX_THREADS, len(pieces))
-    if shares == 1:
-        return [work(pieces)]
     pending = [_executor().submit(work, pieces[share::shares]) for share in range(1, shares)]
     return [work(pieces[::shares]), *(future.result() for future in pending)]
 

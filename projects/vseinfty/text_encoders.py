@@ -54,7 +54,8 @@ class BertEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.bert = bert
-        self.linear = nn.Linear(bert.config.hidden_size, embed_size)
+        config: Any = bert.config
+        self.linear = nn.Linear(config.hidden_size, embed_size)
         self.gpool = pooling
         self.normalize = normalize
 

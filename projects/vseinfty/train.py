@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from projects.vseinfty import closing, engine
+from projects.vseinfty.checks import check_training
 from projects.vseinfty.data import DataSet
 from projects.vseinfty.model import build_model
 from projects.vseinfty.optim import build_optimizer
@@ -31,11 +32,13 @@ SCHEDULE = ("lr_update", "embedding_warmup_epochs", "backbone_warmup_epochs")
 def main(cfg: DictConfig) -> None:
     """Train, validate after every epoch, keep the best epoch by rsum."""
     settings = config.section(cfg)
+    check_training(settings)
     hyper = settings["optim"]
     epochs, batch_size = hyper["epochs"], hyper["batch_size"]
     with runtime.start(**settings["runtime"], seed=cfg.seed) as rt:
         dataset = DataSet(**settings["data"])
         train, dev, vocab_size = engine.open_data(dataset, settings["model"], seed=cfg.seed)
+        reported = closing.open_splits(dataset, cfg.final_splits, settings["model"])
         share = {"drop_last": hyper["drop_last"], "rank": rt.rank, "world_size": rt.world_size}
         sampler = TrainSampler(len(train), batch_size, seed=cfg.seed, **share)
         per_epoch = sampler.steps_per_epoch
@@ -81,15 +84,7 @@ def main(cfg: DictConfig) -> None:
                 save(best=at.end_epoch(found))
             bar.close()
             loading = {"batch_size": cfg.eval_batch_size, "workers": cfg.workers}
-            others = closing.evaluate_best(
-                run.dir,
-                model,
-                dataset,
-                cfg.final_splits,
-                model_settings=settings["model"],
-                runtime=rt,
-                **loading,
-            )
+            others = closing.evaluate_best(run.dir, model, reported, rt, **loading)
             run.finish({**at.best, **others}, steps=at.step)
             run.info(f"best dev rsum {at.best_rsum:.1f}: {run.dir}")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from shared import files, log
+from shared import files, log, run_folder
 from shared import progress as progress_module
 from shared.errors import InputError
 from shared.progress import Progress, clock
@@ -58,8 +58,8 @@ def test_settings_are_written_and_the_same_ones_continue(tmp_path: Path, one_pro
 def test_other_settings_are_refused(
     tmp_path: Path, one_process: Runtime, path: str, value: Any, message: str
 ) -> None:
-    with log.open_run(tmp_path, CONFIG, one_process):
-        pass
+    with log.open_run(tmp_path, CONFIG, one_process) as run:
+        run.scalars(1, {"loss": 1.0})
     with (
         pytest.raises(InputError, match=rf"made with other settings \({message}\)"),
         log.open_run(tmp_path, changed(path, value), one_process),
@@ -73,26 +73,41 @@ def test_other_settings_are_refused(
 )
 def test_free_settings_may_change(tmp_path: Path, one_process: Runtime, path: str, value: Any) -> None:
     for config in (CONFIG, changed(path, value)):
-        with log.open_run(tmp_path, config, one_process):
-            pass
+        with log.open_run(tmp_path, config, one_process) as run:
+            run.scalars(1, {"loss": 1.0})
+
+
+def test_a_folder_without_work_takes_other_settings(tmp_path: Path, one_process: Runtime) -> None:
+    for config in (CONFIG, changed("seed", 4)):
+        with log.open_run(tmp_path, config, one_process) as run:
+            run.info("then an error in the data")
+        assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
 
 
 def test_free_keys_may_be_groups(tmp_path: Path, one_process: Runtime) -> None:
     for config in (CONFIG, changed("runtime.precision", "bf16"), changed("runtime.new", 1)):
-        with log.open_run(tmp_path, config, one_process, free_keys=["runtime"]):
-            pass
+        with log.open_run(tmp_path, config, one_process, free_keys=["runtime"]) as run:
+            run.scalars(1, {"loss": 1.0})
 
 
-def test_many_differences_are_counted() -> None:
+def test_many_differences_are_counted(tmp_path: Path, one_process: Runtime) -> None:
     now = {f"key{i}": 1 for i in range(9)}
-    assert len(log.differences({f"key{i}": 0 for i in range(9)}, now)) == 9
-    assert log.differences({"a": {}}, {"a": {"b": 1}}) == [
+    assert len(run_folder.differences({f"key{i}": 0 for i in range(9)}, now)) == 9
+    with log.open_run(tmp_path, {f"key{i}": 0 for i in range(9)}, one_process) as run:
+        run.scalars(1, {"loss": 1.0})
+    with (
+        pytest.raises(InputError, match=r"key4: 0, now 1; and 4 more\)"),
+        log.open_run(tmp_path, now, one_process),
+    ):
+        pass
+    assert run_folder.differences({"a": {}}, {"a": {"b": 1}}) == [
         "a: {}, now not there",
         "a.b: not there, now 1",
     ]
 
 
 def test_a_damaged_config_is_named(tmp_path: Path, one_process: Runtime) -> None:
+    (tmp_path / "last.pt").touch()
     for text in ("a: b: c", "- 1"):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(InputError, match=r"config\.yaml: "), log.open_run(tmp_path, CONFIG, one_process):

@@ -34,6 +34,8 @@ def test_gathered_rows_of_unequal_shards(two_rank_results: list[dict[str, Any]])
             expected = torch.cat([two_ranks.rows_of(rank, dtype, counts) for rank in (0, 1)])
             assert rows.dtype == dtype
             assert torch.equal(rows, expected), (dtype, counts)
+        in_order = torch.cat([two_ranks.rows_of(rank, torch.float32, (1, 4)) for rank in (0, 1)])
+        assert torch.equal(found["rows with gradient"], in_order)
 
 
 def test_ranks_and_objects(two_rank_results: list[dict[str, Any]]) -> None:

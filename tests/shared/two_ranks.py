@@ -109,6 +109,7 @@ def main(out: Path) -> None:
             "gradients": gradients(*SHARES[rt.rank], bucket_bytes=2**20),
             "gradients in small buckets": gradients(*SHARES[rt.rank], bucket_bytes=8),
             "rows": gathered_rows(rt.rank),
+            "rows with gradient": runtime.all_gather_with_grad(rows_of(rt.rank, torch.float32, (1, 4))),
             "objects": runtime.gather_objects({"rank": rt.rank}),
             "draws": resumed_draws(rt, out / "run"),
         }

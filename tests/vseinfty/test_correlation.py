@@ -112,15 +112,13 @@ def test_three_tasks_use_the_right_modality(tmp_path: Path) -> None:
         ]
         lines.append(f"COCO:999999,{right_names[0]},3.0,x")
         write(tmp_path, f"{task}_test.csv", "a,b,agg_score,method\n" + "\n".join(lines) + "\n")
-    found = correlation.correlations(
-        tmp_path, images, captions, image_ids=image_ids, caption_ids=caption_ids, samples=50
-    )
+    ratings = {task: correlation.read_ratings(tmp_path / f"{task}_test.csv") for task in correlation.TASKS}
+    how = {"image_ids": image_ids, "caption_ids": caption_ids, "samples": 50}
+    found = correlation.correlations(ratings, images, captions, **how)
     for task in correlation.TASKS:
         assert found[task]["mean"] == pytest.approx(100, abs=1e-9)
         assert found[task]["missing"] == 1
-    swapped = correlation.correlations(
-        tmp_path, images, captions[::-1].copy(), image_ids=image_ids, caption_ids=caption_ids, samples=50
-    )
+    swapped = correlation.correlations(ratings, images, captions[::-1].copy(), **how)
     assert swapped["sis"]["mean"] == pytest.approx(100, abs=1e-9)
     assert abs(swapped["sts"]["mean"]) < 60
     assert abs(swapped["sits"]["mean"]) < 60
@@ -128,11 +126,10 @@ def test_three_tasks_use_the_right_modality(tmp_path: Path) -> None:
 
 def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "sis_test.csv", "image1,image2,agg_score,m\nCOCO_1.jpg,COCO_2.jpg,3.0,x\n")
+    ratings = {"sis": correlation.read_ratings(tmp_path / "sis_test.csv")}
     rows = np.eye(3, dtype=np.float32)
-    with pytest.raises(InputError, match="none of its 1 pairs"):
-        correlation.correlations(
-            tmp_path, rows, rows, image_ids=["5", "6", "7"], caption_ids=["8", "9", "10"], tasks=["sis"]
-        )
+    with pytest.raises(InputError, match=r"sis_test\.csv: none of its 1 pairs"):
+        correlation.correlations(ratings, rows, rows, image_ids=["5", "6", "7"], caption_ids=["8", "9", "10"])
 
 
 def test_too_few_queries() -> None:

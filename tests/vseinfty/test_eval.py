@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,9 @@ def test_all_protocols_share_the_embeddings(tmp_path: Path) -> None:
         f"checkpoint={TINY / 'model_best.pth'}",
         *ON_TINY,
         "protocols=[folds,full,cxc,correlation]",
-        "folds=3",
-        f"cxc_folder={write_cxc(tmp_path / 'cxc_annots')}",
-        "correlation_samples=20",
+        "protocol.folds=3",
+        f"protocol.cxc_folder={write_cxc(tmp_path / 'cxc_annots')}",
+        "protocol.correlation_samples=20",
         "save_results=true",
         f"output={tmp_path / 'out'}",
     )
@@ -285,35 +286,50 @@ def test_a_released_grid_model_decides_how_images_are_prepared() -> None:
         evaluation.data_set(grid, None)
 
 
-def test_protocols_follow_the_set() -> None:
-    coco, flickr = DataSet(name="coco", root="x", folds=5), DataSet(name="f30k", root="x")
-    assert evaluation.check_protocols(None, coco) == ["folds", "full"]
-    assert evaluation.check_protocols(None, flickr) == ["full"]
-    assert evaluation.check_protocols(["cxc"], coco) == ["cxc"]
-    for wrong in (["5k"], []):
-        with pytest.raises(InputError, match="protocols: expected some of folds, full, cxc, correlation"):
-            evaluation.check_protocols(wrong, coco)
-
-
-def test_bad_inputs_of_the_protocols(tmp_path: Path) -> None:
-    embedded = evaluation.Embedded(np.eye(4, dtype=np.float32), np.ones((20, 4), np.float32))
-    how: dict[str, Any] = {"split": "test", "correlation_split": "test", "correlation_samples": 5, "seed": 0}
-    with pytest.raises(InputError, match="4 images cannot be cut into 5 folds"):
-        evaluation.evaluate(embedded, protocols=["folds"], folds=5, cxc_folder=tmp_path, **how)
-    with pytest.raises(InputError, match=r"test_i?c?a?p?ids\.txt"):
-        evaluation.evaluate(embedded, protocols=["cxc"], folds=1, cxc_folder=tmp_path, **how)
-    with pytest.raises(InputError, match="annotates 30 images and 150 captions"):
-        evaluation.evaluate(embedded, protocols=["cxc"], folds=1, cxc_folder=write_cxc(tmp_path / "c"), **how)
-
-
-def test_features_with_nan_are_named(our_run: Path, tmp_path: Path) -> None:
+def opened(our_run: Path) -> tuple[trained.Trained, DataSet, Any]:
     model = trained.load(our_run)
     data = DataSet(**model.data_settings)
-    shutil.copytree(data.root, tmp_path / "set")
-    path = tmp_path / "set" / "precomp" / "test_ims.npy"
-    features = np.load(path)
-    features[10:15, 2] = np.nan
-    np.save(path, features)
-    split = evaluation.open_split(model, DataSet(**{**vars(data), "root": str(tmp_path / "set")}), "test")
-    with pytest.raises(InputError, match="image"):
-        evaluation.embed(model, split, Runtime(torch.device("cpu")), batch_size=4, workers=0)
+    return model, data, evaluation.open_split(model, data, "test")
+
+
+def test_protocols_follow_the_set(our_run: Path) -> None:
+    _, small, split = opened(our_run)
+    coco = replace(small, folds=5)
+    assert evaluation.read_protocols(None, small, split, "test").names == ("full",)
+    assert evaluation.read_protocols(None, coco, split, "test").names == ("folds", "full")
+    assert evaluation.read_protocols(["full"], coco, split, "test").names == ("full",)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "words"),
+    [
+        (["5k"], {}, "protocols: expected some of folds, full, cxc, correlation, found 5k"),
+        ([], {}, "found none"),
+        (["folds"], {"folds": 8}, "7 images cannot be cut into 8 folds"),
+        (["cxc"], {}, r"cxc_annots/test_capids\.txt|cxc_annots/test_ids\.txt"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_encoding(
+    our_run: Path, names: list[str], given: dict[str, Any], words: str
+) -> None:
+    _, data, split = opened(our_run)
+    with pytest.raises(InputError, match=words):
+        evaluation.read_protocols(names, data, split, "test", **given)
+
+
+def test_annotations_and_ratings_are_checked_before_encoding(our_run: Path, tmp_path: Path) -> None:
+    _, data, split = opened(our_run)
+    with pytest.raises(InputError, match="annotates 30 images and 150 captions"):
+        evaluation.read_protocols(["cxc"], data, split, "test", cxc_folder=str(write_cxc(tmp_path / "30")))
+    folder = write_cxc(tmp_path / "7", num_images=7)
+    (folder / "sis_test.csv").unlink()
+    with pytest.raises(InputError, match=r"sis_test\.csv: missing"):
+        evaluation.read_protocols(["correlation"], data, split, "test", cxc_folder=str(folder))
+
+
+def test_a_model_with_broken_weights_is_not_evaluated(our_run: Path) -> None:
+    model, data, split = opened(our_run)
+    model.model.img_enc.fc.bias.data[3] = np.nan
+    embedded = evaluation.embed(model, split, Runtime(torch.device("cpu")), batch_size=4, workers=0)
+    with pytest.raises(InputError, match="7 of 7 queries hold NaN"):
+        evaluation.evaluate(*embedded, evaluation.read_protocols(["full"], data, split, "test"))

@@ -19,12 +19,13 @@ def test_golden(case: Case) -> None:
 def test_every_golden_file_is_used() -> None:
     """A file of the golden folder that no case reads would be a case left out."""
     root = goldens_root()
-    named = {str(value) for case in CASES for value in _strings(case.data)}
+    named = {text.rstrip("/") for case in CASES for text in _strings(case.data) if text}
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
     unused = [
-        path.relative_to(root).as_posix()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in {"README.md", "cases.yaml"}
-        if not any(name and (path.relative_to(root).as_posix() + "/").startswith(name.rstrip("/") + "/") for name in named)
+        relative.as_posix()
+        for relative in (path.relative_to(root) for path in files)
+        if relative.name not in {"README.md", "cases.yaml"}
+        if not named & {relative.as_posix(), *(parent.as_posix() for parent in relative.parents)}
     ]
     assert not unused, f"no case of cases.yaml names {unused}"
 

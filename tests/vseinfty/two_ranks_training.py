@@ -33,7 +33,12 @@ def build(text_encoder: str) -> VSEModel:
         vocab_size=50,
         word_dim=6,
         bert_pretrained=False,
-        bert_config={**sizes, "vocab_size": 50, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        bert_config={
+            **sizes,
+            "vocab_size": 50,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
     )
     return model.train()
 
@@ -90,7 +95,9 @@ def main(out: Path) -> None:
     with runtime.start(device="cpu", threads=1) as here:
         own = share(whole_batch(), *SHARES[here.rank])
         found = {
-            f"{case}, {text}": gradients(text, here, own, **CASES[case]) for case in CASES for text in TEXT_ENCODERS
+            f"{case}, {text}": gradients(text, here, own, **CASES[case])
+            for case in CASES
+            for text in TEXT_ENCODERS
         }
         torch.save(found, out / f"rank{here.rank}.pt")
 
