@@ -123,8 +123,10 @@ def lines(case: Case, result: Mapping[str, Any]) -> list[str]:
         out.append(line)
     for ratio in result["ratios"]:
         spread = f"{ratio['median']:.2f}x as fast as {ratio['than']}  [{ratio['min']:.2f} {ratio['max']:.2f}]"
-        verdict = _verdict(ratio["median"] >= ratio["target"], result["quick"])
-        out.append(f"  {ratio['side']}: {spread}, target {ratio['target']:.2f}{verdict}")
+        if ratio["target"] is not None:
+            reached = _verdict(ratio["median"] >= ratio["target"], result["quick"])
+            spread += f", target {ratio['target']:.2f}{reached}"
+        out.append(f"  {ratio['side']}: {spread}")
     out.append(
         "  RESULTS DISAGREE: " + result["disagreement"]
         if "disagreement" in result

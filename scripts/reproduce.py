@@ -12,6 +12,7 @@ Exit status: 0 all claims hold, 1 a run or a claim failed, 2 something the user 
 import argparse
 import contextlib
 import fcntl
+import io
 import os
 import shlex
 import sys
@@ -34,7 +35,7 @@ _BYTES_PER_RUN = 1.5e9  # what one small training run may need in memory; decide
 
 def machine_slots(jobs: int | None, scale_name: str) -> list[dict[str, str]]:
     """The environment of each job that runs at a time: threads, and a GPU of its own at the paper's scale."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = devices.split(",") if devices else [d.name for d in Path("/proc/driver/nvidia/gpus").glob("*")]
     gpus = found if devices else [str(i) for i in range(len(found))]
@@ -47,6 +48,15 @@ def machine_slots(jobs: int | None, scale_name: str) -> list[dict[str, str]]:
     if scale_name == "paper" and gpus:
         slots = [{**slot, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i, slot in enumerate(slots)]
     return slots
+
+
+def _cores() -> int:
+    """As `shared.runtime.available_cores`, without importing torch for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
 
 
 def _free_memory() -> float:
@@ -206,6 +216,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None, repository: Path = REPOSITORY) -> int:
     """Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ± or bar
     arguments, display, status = parse(argv), Display(), 0
     try:
         for paper in papers_named(arguments.paper, repository):

@@ -1,5 +1,4 @@
-"""Atomic writes: a file or folder is made beside its place and renamed, so that nothing is ever half
-there."""
+"""Atomic writes: a file or folder is made beside its place and renamed: nothing is ever half there."""
 
 import contextlib
 import errno
@@ -59,8 +58,7 @@ def atomic_write(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
-    """The name of a temporary file or folder (not made yet) beside `path`; renamed to it when the block ends
-    well.
+    """The name of a temporary file or folder beside `path`, to be made; it becomes `path` when the block ends.
 
     For writers that want a name (HDF5, `np.lib.format.open_memmap`, a hard link) and for whole folders. A
     file is replaced; where a folder is there meanwhile (another process made the same), that one stays and

@@ -9,11 +9,13 @@ Sides = dict[str, Callable[[], Any]]
 
 @dataclass(frozen=True)
 class Target:
-    """`side` should be at least `ratio` times as fast as `than` (below 1: no slower than 1 / ratio times)."""
+    """`side` should be at least `ratio` times as fast as `than`; 1 / 1.3 = at most 1.3 times slower; None: is
+    shown.
+    """
 
     side: str
     than: str
-    ratio: float
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ COLOURS = ("#3d85d1", "#e0862b", "#35a06a", "#d25b5b", "#9273cf", "#a8804f", "#1
 Points = Sequence[tuple[float, float]]
 
 
-def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], y_title: str, salt: str) -> str:
+def dots(
+    groups: Mapping[str, Mapping[str, Sequence[float]]], y_title: str, salt: str, y_min: float | None = None
+) -> str:
     """A dot per number and a bar at their mean, for each label of each group: group -> label -> numbers."""
     labels = list(dict.fromkeys(label for group in groups.values() for label in group))
     most = sum(len(group) + 1 for group in groups.values())
@@ -38,6 +40,7 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], y_title: str, salt
     axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(y_title)
+    axes.set_ylim(bottom=y_min)
     for label in labels:
         axes.plot([], [], "s", color=COLOURS[labels.index(label) % len(COLOURS)], label=label)
     legend(axes, len(labels))
@@ -45,7 +48,12 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], y_title: str, salt
 
 
 def lines(
-    series: Mapping[str, Sequence[Points]], x_title: str, y_title: str, salt: str, markers: bool = False
+    series: Mapping[str, Sequence[Points]],
+    x_title: str,
+    y_title: str,
+    salt: str,
+    markers: bool = False,
+    y_min: float | None = None,
 ) -> str:
     """One line per label: the mean of its samples where they share x, with a band from least to most."""
     figure, (axes,) = new_figure(width=4.7, height=3.1)
@@ -66,6 +74,7 @@ def lines(
             axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlabel(x_title)
     axes.set_ylabel(y_title)
+    axes.set_ylim(bottom=y_min)
     legend(axes, len(series))
     return to_svg(figure, salt)
 

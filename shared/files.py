@@ -85,8 +85,7 @@ def append_jsonl(path: PathLike, records: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: PathLike) -> Iterator[Any]:
-    """The values of a JSON-lines file, one at a time; blank lines and a last line cut by a kill are
-    skipped."""
+    """The values of a JSON-lines file, one at a time, without blank lines and a last line that a kill cut."""
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
@@ -104,8 +103,7 @@ def read_jsonl(path: PathLike) -> Iterator[Any]:
 
 
 def stream_json_items(path: PathLike, prefix: str) -> Iterator[Any]:
-    """Values of a JSON file too large to hold, one at a time: `prefix` as in ijson, `"images.item"` or
-    `"item"`."""
+    """Values of a JSON file too large to hold, one at a time; `prefix` as in ijson: `"images.item"`, `"item"`."""
     import ijson
 
     return _stream_json(path, ijson.items, prefix)
@@ -119,8 +117,7 @@ def stream_json_pairs(path: PathLike, prefix: str = "") -> Iterator[tuple[str, A
 
 
 def read_lines(path: PathLike) -> list[str]:
-    r"""Lines of a UTF-8 text file, without their `\n` or `\r\n`; blank lines are kept, a byte order mark is
-    not.
+    r"""Lines of a UTF-8 text file, without `\n`, `\r\n` and a byte order mark; blank lines are kept.
 
     Only a newline ends a line (`str.splitlines` would also break at U+2028 and others, and shift every
     caption after). InputError names the line that is not UTF-8.
@@ -142,8 +139,7 @@ def sha256(path: PathLike) -> str:
 
 
 def ensure_writable(folder: PathLike) -> Path:
-    """Make `folder` and write a trial file; InputError where that fails. To be called before work that takes
-    long."""
+    """Make `folder` and write a trial file (before work that takes long); InputError where that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,5 +1,4 @@
-"""Metrics: pure functions from arrays to numbers. Retrieval ranks come from `shared.ranking`, re-exported
-here."""
+"""Metrics: pure functions from arrays to numbers. Retrieval ranks are those of `shared.ranking`."""
 
 from collections.abc import Iterable
 
@@ -38,8 +37,7 @@ def recall_summary(ranks: np.ndarray, ks: Iterable[int] = (1, 5, 10)) -> dict[st
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the precision-recall steps: sum of (R_n - R_{n-1}) P_n over falling thresholds; NaN without
-    positives.
+    """Area under the precision-recall steps: sum of (R_n - R_{n-1}) P_n; NaN without positives.
 
     labels: bool [N], scores: [N]. Items of equal score enter together, so their order does not matter.
     """

@@ -14,8 +14,7 @@ Build = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Constructor:
-    """What a name may do: `call` with arguments (REDUCE, NEWOBJ), `build` from an instance and a state
-    (BUILD)."""
+    """What a name may do: `call` with arguments (REDUCE, NEWOBJ), `build` from a state (BUILD)."""
 
     name: str
     call: Callable[..., Any] | None = None
@@ -32,8 +31,7 @@ class Unfinished:
 
 
 def constructors(allow: Sequence[type] = ()) -> dict[str, Constructor]:
-    """By full name, those of NumPy 1 and 2 and of Python 2 and 3; `allow`: further classes, made as they
-    are."""
+    """By full name, of NumPy 1 and 2, Python 2 and 3; `allow`: further classes, made as they are."""
     calls: dict[str, Callable[..., Any] | None] = {
         "collections.OrderedDict": OrderedDict,
         "collections.Counter": Counter,

@@ -29,8 +29,7 @@ _DENSE = 1 / 64  # of a tile: so many undecided scores are cheaper computed all 
 
 @dataclass(frozen=True)
 class Ranks:
-    """0-based `ranks` [Q] int64; `ties`: how many items that are no target score as much as the best
-    target."""
+    """0-based `ranks` [Q] int64; `ties`: pairs of a query and an item, no target, equal to the best target."""
 
     ranks: np.ndarray
     ties: int
@@ -38,8 +37,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class PairedRanks:
-    """0-based ranks of the targets of `queries` [Q] among the items and of `items` [N] among the queries;
-    ties."""
+    """0-based ranks of `queries` [Q] among the items and of `items` [N] among the queries; ties of both."""
 
     queries: np.ndarray
     items: np.ndarray
@@ -49,8 +47,7 @@ class PairedRanks:
 def paired_ranks(
     queries: Embeddings, items: Embeddings, *, per_query: int, dtype: torch.dtype = torch.float32
 ) -> PairedRanks:
-    """Image-text retrieval in both directions: `queries` [Q, D], `items` [per_query * Q, D], score = dot
-    product.
+    """Both directions of retrieval between `queries` [Q, D] and `items` [per_query * Q, D] by dot product.
 
     Items per_query * i ... per_query * (i + 1) - 1 belong to query i. dtype: of the product; float64 computes
     nothing twice and gives the same ranks. InputError when an embedding is not finite.
@@ -61,8 +58,7 @@ def paired_ranks(
 def paired_ranks_of_scores(
     scores: Embeddings | ScoreBlock, num_queries: int, *, per_query: int, rounding: float = 0.0
 ) -> PairedRanks:
-    """`paired_ranks` of given similarities: a matrix [Q, per_query * Q] or `scores(rows, columns)` -> that
-    part.
+    """`paired_ranks` of similarities: a matrix [Q, per_query * Q], or `scores(rows, columns)` -> that part.
 
     Compared as they are (float64 stays float64); a memory-mapped matrix is read once, its targets twice.
     rounding: by how much two answers of a function for the same pair may differ; scores within it are equal.
@@ -94,8 +90,7 @@ def ranks_of_targets(
 def ranks_among_themselves(
     items: Embeddings, targets: Targets, *, self_score: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> Ranks:
-    """`ranks_of_targets` of all items [N, D] among the items, with half of its products: they are
-    symmetric."""
+    """`ranks_of_targets` of all items [N, D] among themselves, for half the products: they are symmetric."""
     scores = Products(items, items, dtype)
     scores.set_self(torch.arange(len(items)), self_score)
     side = _direction(scores, targets)
@@ -155,8 +150,7 @@ class _Direction:
         return self.buffer[: tile.numel()].view(tile.shape)
 
     def _decide(self, part: Tensor, lines: Tensor, others: slice) -> Tensor:
-        """How many of `part` [lines, others], in final precision, come before the best target of their
-        line."""
+        """How many of `part` [lines, others], in final precision, come before their line's best target."""
         difference = part.double() - self.best[lines, None]
         equal = difference.abs() <= self.tolerance[lines, None]
         larger = difference > self.tolerance[lines, None]
@@ -216,8 +210,7 @@ def _paired(scores: Scores, per_query: int) -> PairedRanks:
 
 
 def _sweep(scores: Scores, rows: _Direction, columns: _Direction | None) -> None:
-    """Count over all tiles; with `columns is rows` (symmetric scores) over those on and above the
-    diagonal."""
+    """Count over all tiles; `columns is rows`: scores are symmetric, one triangle of tiles tells all."""
     symmetric = columns is rows
     with _full_precision(scores.device):
         for down in _blocks(scores.shape[0], scores.device):
@@ -262,7 +255,7 @@ def _count_true(
 def _blocks(count: int, device: torch.device) -> Iterator[slice]:
     """Slices of nearly equal length, a multiple of 8, no longer than a tile."""
     parts = max(1, -(-count // (_TILE_CPU if device.type == "cpu" else _TILE_CUDA)))
-    length = -(-count // (8 * parts)) * 8
+    length = max(1, -(-count // (8 * parts))) * 8
     for start in range(0, count, length):
         yield slice(start, min(start + length, count))
 

@@ -161,7 +161,7 @@ def _chart(paper: str, chart: Chart, scale: ScaleReport) -> Any:
         }
         if not any(numbers for group in groups.values() for numbers in group.values()):
             return None
-        svg = charts.dots(groups, str(settings.get("y_title", metric)), salt)
+        svg = charts.dots(groups, str(settings.get("y_title", metric)), salt, settings.get("y_min"))
     else:
         curves = chart.kind == "curves"
         named = settings["runs"] if curves else settings["lines"]
@@ -171,7 +171,7 @@ def _chart(paper: str, chart: Chart, scale: ScaleReport) -> Any:
             return None
         x = str(settings.get("x", "step")) if curves else ""
         titles = str(settings.get("x_title", x)), str(settings.get("y_title", settings.get("metric", "")))
-        svg = charts.lines(series, *titles, salt, markers=not curves)
+        svg = charts.lines(series, *titles, salt, markers=not curves, y_min=settings.get("y_min"))
     return markupsafe.Markup(svg)
 
 
@@ -195,9 +195,10 @@ def _curve_points(run: str, settings: Mapping[str, Any], scale: ScaleReport) -> 
 def _line_points(
     entry: Mapping[str, Any], settings: Mapping[str, Any], scale: ScaleReport
 ) -> Sequence[charts.Points]:
-    """A metric per x, or the list that one metric is, per seed."""
+    """A metric per x, or the list that one metric is; per seed, or of the entry's own `seed` only."""
     samples = []
-    for seed in scale.results.scale.seeds_of(entry["run"], scale.results.seeds):
+    seeds = scale.results.scale.seeds_of(entry["run"], scale.results.seeds)
+    for seed in [entry["seed"]] if "seed" in entry else seeds:
         results = scale.results.of.get((entry["run"], seed))
         try:
             if results is None:

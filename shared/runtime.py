@@ -247,20 +247,21 @@ def _apply(threads: int, matmul_precision: str, cudnn_tf32: bool, deterministic:
 def _process_group(runtime: Runtime) -> Iterator[None]:
     on_gpu = runtime.device.type == "cuda"
     store, _, _ = next(dist.rendezvous("env://", runtime.rank, runtime.world_size, timeout=GROUP_TIMEOUT))
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore("group", store),
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        timeout=GROUP_TIMEOUT,
-        device_id=runtime.device if on_gpu else None,
-    )
     try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.PrefixStore("group", store),
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            timeout=GROUP_TIMEOUT,
+            device_id=runtime.device if on_gpu else None,
+        )
         yield
     except Exception as error:
         _announce(error, store)
         if not on_gpu:  # NCCL would wait for collectives that no longer end; leaving the process ends them
-            dist.destroy_process_group()
+            with contextlib.suppress(Exception):
+                dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 

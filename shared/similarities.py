@@ -38,13 +38,14 @@ class Scores(Protocol):
 
 
 class Products:
-    """Dot products of `x` [Q, D] and `y` [N, D]: tiles in `dtype`, and in float64 where that does not
-    decide."""
+    """Dot products of `x` [Q, D] and `y` [N, D], in tiles of `dtype`; pairs and exact tiles in float64."""
 
     def __init__(self, x: Embeddings, y: Embeddings, dtype: torch.dtype = torch.float32) -> None:
         self.x, self.y = _checked(x, "queries"), _checked(y, "items")
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(f"queries have {self.x.shape[1]} dimensions, items {self.y.shape[1]}")
+        if not len(self.y):
+            raise ValueError("no items to rank")
         self.shape, self.device = (len(self.x), len(self.y)), self.x.device
         self.exact = dtype == torch.float64
         self.fast = (self.x.to(dtype), self.y.to(dtype))
@@ -86,8 +87,7 @@ class Products:
         return scores
 
     def slack(self, transposed: bool, exact: bool) -> Tensor:
-        """Bound of the rounding error: 2 sqrt(D) units, twice the growth of random errors, or for small D all
-        D.
+        """Bound of the rounding error: twice the sqrt(D) units to which random errors grow, for small D all D.
 
         Four units more are for the roundings of the inputs, the product and the limit that is compared with.
         """

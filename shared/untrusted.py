@@ -1,5 +1,4 @@
-"""Files from the internet that hold pickles: checkpoints, object arrays, pickled data. Nothing in them is
-run.
+"""Files from the internet that hold pickles: checkpoints, object arrays, data. Nothing in them is run.
 
 A checkpoint's pickles are scanned opcode by opcode, and a name outside the allow-list is refused with the
 file, the byte and the name, before `torch.load(weights_only=True)`, which has a gate of its own, reads them.
@@ -9,6 +8,7 @@ Other pickles are read by `shared.pickles`, which imports nothing.
 import contextlib
 import mmap
 import os
+import warnings
 import zipfile
 from argparse import Namespace
 from collections import deque
@@ -55,7 +55,8 @@ def load_checkpoint(path: PathLike, *, allow: Sequence[type] = ()) -> Any:
         scan = _scan_zip if is_zip else _scan_legacy
         scan(path, data, names)
     try:
-        with torch.serialization.safe_globals(safe):
+        with torch.serialization.safe_globals(safe), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the protocol: what cannot be read is an error anyhow
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch meets damaged files with errors of many classes
         raise InputError(f"{path}: not a readable checkpoint: {first_line(error)}") from None

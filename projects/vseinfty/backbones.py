@@ -3,7 +3,7 @@
 Keys as released: base.{0,1,4,5,6} = stem convolution, its norm, layer1-3; top.0 = layer4; resnet.fc (unused).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,11 @@ def load_weights(backbone: Backbone, path: Path | str) -> None:
     if not path.is_file():
         raise InputError(f"model.backbone_weights: no such file {path}")
     content = load_checkpoint(path)
+    if not isinstance(content, Mapping):
+        found = type(content).__name__
+        raise InputError(
+            f"{path}: expected a state dict, or a dict of two named base and top; found a {found}"
+        )
     if set(content) == {"base", "top"}:
         state = {f"{part}.{key}": value for part in ("base", "top") for key, value in content[part].items()}
     else:
@@ -162,7 +167,7 @@ TORCHVISION_NAMES = {
 }
 
 
-def torchvision_to_canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def torchvision_to_canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename torchvision's ResNet keys to ours; unknown keys stay (and are reported by the strict load)."""
     renamed = {}
     for key, value in state.items():

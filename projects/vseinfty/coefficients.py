@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from projects.vseinfty.compiling import not_compiled
+
 
 def positional_encoding(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[length, dim]: sin(k w_j) in column 2j, cos(k w_j) in 2j+1, w_j = 10000^(-2j/dim), k from 0 (eq. 5)."""
@@ -47,7 +49,7 @@ def _states_packed(gru: nn.GRU, positions: Tensor, sizes: list[int]) -> Tensor:
     return (forward + backward) / 2
 
 
-@torch.compiler.disable
+@not_compiled
 def _states_cpu(gru: nn.GRU, positions: Tensor, sizes: list[int]) -> Tensor:
     """The same by `_Recurrence`; step t is position t forward and position n - 1 - t backward."""
     p = dict(gru.named_parameters())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.vseinfty.coefficients import coefficients
+from projects.vseinfty.compiling import not_compiled
 from projects.vseinfty.sorting import sort_descending, sorted_weighted_sum
 from shared.errors import InputError
 
@@ -79,14 +80,14 @@ class GPO(nn.Module):
         self.gru = nn.GRU(positional_dim, hidden_dim, num_layers=1, batch_first=True, bidirectional=True)
         self.linear = nn.Linear(hidden_dim, 1, bias=False)
         self._rows: dict[int, Tensor] = {}  # evaluation: theta of each length met so far
-        self._rows_of: tuple[Any, ...] = ()  # state of the parameters that _rows belong to
+        self._rows_of: Tensor | None = None  # the parameters that _rows belong to
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D], [B] -> pooled [B, D] and theta [B, N]."""
         weights = self.coefficients(lengths, features.shape[1])
         return sorted_weighted_sum(features, weights, lengths, self.padding_value), weights
 
-    @torch.compiler.disable
+    @not_compiled
     def coefficients(self, lengths: Tensor, size: int | None = None) -> Tensor:
         """theta of each of the lengths [B] -> [B, size] (default: the longest), zero beyond the length."""
         distinct, which = torch.unique(lengths, return_inverse=True)
@@ -105,24 +106,23 @@ class GPO(nn.Module):
 
     def _kept(self, lengths: list[int], size: int) -> Tensor:
         """The same, from the rows kept since the parameters last changed."""
-        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
-        if state != self._rows_of:
+        # By value: 50 kB, and a fused optimizer changes parameters without counting up their version.
+        state = torch.cat([p.detach().flatten() for p in self.parameters()])
+        if self._rows_of is None or not torch.equal(state, self._rows_of):
             self._rows, self._rows_of = {}, state
         missing = [length for length in lengths if length not in self._rows]
         if missing:
-            rows = coefficients(self.gru, self.linear, missing, self.temperature)
+            with torch.inference_mode(False), torch.no_grad():  # rows for any later use
+                rows = coefficients(self.gru, self.linear, missing, self.temperature)
             self._rows.update({length: row[:length] for length, row in zip(missing, rows, strict=True)})
         return torch.stack([nn.functional.pad(self._rows[n], (0, size - n)) for n in lengths])
 
-    def train(self, mode: bool = True) -> "GPO":
-        """Switch the mode and forget the kept coefficients."""
-        self._rows = {}
-        return super().train(mode)
-
 
 def _weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
-    """sum_n weights[b, n] features[b, n, :]; zero weights switch padding off."""
-    return torch.bmm(weights[:, None, :].to(features.dtype), features).squeeze(1)
+    """sum_n weights[b, n] features[b, n, :], at least float32; zero weights switch padding off."""
+    precision = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.bmm(weights[:, None, :].to(precision), features.to(precision)).squeeze(1)
 
 
 class AveragePooling(nn.Module):
@@ -191,15 +191,11 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, None]:
-        """[B, N, D], [B] -> [B, D], float32 under autocast (powers overflow in half precision)."""
-        powers = (
-            features.float().clamp(min=self.eps)
-            if features.dtype != torch.float64
-            else features.clamp(min=self.eps)
-        )
-        weights = inside(lengths, features.shape[1]).to(powers.dtype) / lengths[:, None]
-        with torch.autocast(features.device.type, enabled=False):
-            return _weighted_mean(powers.pow(self.p), weights).pow(1.0 / self.p), None
+        """[B, N, D], [B] -> [B, D], at least float32 (powers overflow in half precision)."""
+        precision = torch.promote_types(features.dtype, torch.float32)
+        powers = features.to(precision).clamp(min=self.eps).pow(self.p)
+        weights = inside(lengths, features.shape[1]).to(precision) / lengths[:, None]
+        return _weighted_mean(powers, weights).pow(1.0 / self.p), None
 
 
 class FSPool(nn.Module):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from projects.vseinfty.compiling import not_compiled
+
 
 def bidirectional_states(gru: nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
     """States of the two directions of `gru` (batch_first, bidirectional), zero beyond the length.
@@ -32,7 +34,7 @@ def bidirectional_states(gru: nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor
     return states.unflatten(-1, (2, -1))
 
 
-@torch.compiler.disable
+@not_compiled
 def _states_cpu(gru: nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
     batch, longest = inputs.shape[:2]
     order = torch.argsort(lengths, descending=True, stable=True)

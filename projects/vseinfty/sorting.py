@@ -53,7 +53,8 @@ def sorted_weighted_sum(
             result; a feature below it would be taken for padding, and the padding value for a feature.
     """
     with torch.autocast(features.device.type, enabled=False):
-        if features.device.type == "cpu" and features.dtype != torch.float64:
+        on_cpu = features.device.type == "cpu" and features.dtype != torch.float64
+        if on_cpu and not torch.compiler.is_compiling():  # (the decorator that says so imports a second of torch)
             pooled = _on_cpu(features.float(), weights.float(), lengths, padding_value)
             if pooled is not None:
                 return pooled
@@ -91,7 +92,6 @@ class _TorchSort(torch.autograd.Function):
         return grad_features, grad_weights, None, None
 
 
-@torch.compiler.disable
 def _on_cpu(features: Tensor, weights: Tensor, lengths: Tensor, padding_value: float) -> Tensor | None:
     """The packed sort of float32; None where a feature lies below the padding value or a set is too large."""
     if features.shape[1] > LARGEST_SET or features.numel() == 0:

@@ -50,9 +50,13 @@ class BertEncoder(nn.Module):
     """BERT's last hidden states -> linear -> pooling -> L2 norm."""
 
     def __init__(
-        self, *, bert: nn.Module, embed_size: int, pooling: nn.Module, normalize: bool = True
+        self, *, bert: "BertModel", embed_size: int, pooling: nn.Module, normalize: bool = True
     ) -> None:
         super().__init__()
+        if isinstance(pooling, LastState):
+            raise InputError(
+                "model.text_pooling: 'last' needs a recurrent encoder (model.text_encoder=bigru)"
+            )
         self.bert = bert
         config: Any = bert.config
         self.linear = nn.Linear(config.hidden_size, embed_size)
@@ -84,23 +88,23 @@ def build_bert(name: str, *, pretrained: bool, config: dict[str, Any] | None = N
     """
     from transformers import BertConfig, BertModel
 
+    overrides = config or {}
     if pretrained:
         try:
-            return BertModel.from_pretrained(name, local_files_only=True, **(config or {}))
-        except (OSError, ValueError) as error:
-            raise InputError(_bert_missing(name)) from error
+            return BertModel.from_pretrained(name, local_files_only=True, **overrides)
+        except Exception as error:  # missing and damaged files meet it with errors of many classes
+            raise InputError(_no_bert(name, error)) from None
     is_folder = (Path(name) / "config.json").is_file()
-    settings = (
-        BertConfig.from_pretrained(name, **(config or {})) if is_folder else BertConfig(**(config or {}))
-    )
-    return BertModel(settings)
+    return BertModel(BertConfig.from_pretrained(name, **overrides) if is_folder else BertConfig(**overrides))
 
 
-def _bert_missing(name: str) -> str:
+def _no_bert(name: str, error: Exception) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if (Path(name) / "config.json").is_file():
+        return f"model.bert: {name}: no usable BERT in this folder: {str(error).splitlines()[0]}"
     return (
-        f"model.bert: no pretrained BERT at {name!r}: looked for a folder of that name with config.json and "
-        f"weights (from {Path.cwd()}), and in the Hugging Face cache {HF_HUB_CACHE}; fetch it with "
-        f"`python scripts/download.py vseinfty`, or set model.bert_pretrained=false"
+        f"model.bert: no pretrained BERT {name!r}: looked for a folder of that name with config.json and weights "
+        f"(from {Path.cwd()}), and in the Hugging Face cache {HF_HUB_CACHE}; give a folder, fill the cache "
+        f"(`hf download {name}`), or set model.bert_pretrained=false"
     )

@@ -1,6 +1,6 @@
 """Train VSE-infinity (Chen et al., "Learning the Best Pooling Strategy for Visual Semantic Embedding", 2021).
 
-python train.py                                  embedded data, 2 CPU cores, a minute: dev rsum about 560
+python train.py                                  embedded data, 2 CPU cores, a minute: dev rsum about 580
 python train.py experiment=smoke                 the same, a few steps
 python train.py experiment=coco_region_bigru     COCO regions + BiGRU, 1 GPU: rsum 520.8 (COCO 1K, paper)
 torchrun --standalone --nproc_per_node=4 train.py experiment=coco_region_bert    4 GPUs: rsum 527.5 (paper)

@@ -117,7 +117,7 @@ class Parts:
         return Table(str(body["id"]), str(body["title"]), note, tuple(columns), rows)
 
     def _row(self, node: Any, columns: Sequence[Column], where: str) -> Row:
-        body = self.checks.mapping(node, f"{where}.rows", "run cells paper embedded", "title")
+        body = self.checks.mapping(node, f"{where}.rows", "run prefix cells paper embedded", "title")
         where = f"{where}.rows ({body['title']})"
         ids = " ".join(column.id for column in columns)
         cells = self.checks.mapping(body.get("cells") or {}, f"{where}.cells", ids)
@@ -128,6 +128,7 @@ class Parts:
         return Row(
             title=str(body["title"]),
             run=None if body.get("run") is None else self._run(body["run"], where),
+            prefix=str(body.get("prefix", "")),
             cells={str(key): self._value(value, f"{where}.cells") for key, value in cells.items()},
             paper={str(key): self.checks.number(value, f"{where}.paper") for key, value in paper.items()},
             embedded=embedded,
@@ -136,7 +137,7 @@ class Parts:
     def _chart(self, node: Any, where: str) -> Chart:
         body = dict(
             self.checks.mapping(
-                node, where, "note metric groups runs lines x x_title y_title", "id kind title"
+                node, where, "note metric groups runs lines x x_title y_title y_min", "id kind title"
             )
         )
         where = f"{where} ({body['id']})"
@@ -147,6 +148,8 @@ class Parts:
         for key in needed[kind].split():
             if key not in body:
                 raise self.checks.fail(where, f"a chart of kind {kind} needs the key {key!r}")
+        if "y_min" in body:
+            body["y_min"] = self.checks.number(body["y_min"], f"{where}.y_min")
         named = {
             "dots": lambda: (run for group in body["groups"].values() for run in group.values()),
             "curves": lambda: body["runs"].values(),

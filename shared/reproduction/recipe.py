@@ -90,6 +90,7 @@ class Row:
 
     title: str
     run: str | None
+    prefix: str  # of the columns' metrics, for results with several numbers of one kind
     cells: Mapping[str, Value]
     paper: Mapping[str, float]
     embedded: str | None  # the run of the mini scale that is shown beside a row of the paper's scale

@@ -85,7 +85,7 @@ def table_rows(table: Table, scale: ScaleReport, embedded: ScaleReport | None) -
             cells = [number(row.paper[c.id], c.digits) if c.id in row.paper else "–" for c in table.columns]
             lines.append({"source": "paper", "cells": cells, "missing": False})
         if row.embedded and embedded:
-            values = [Metric(row.embedded, column.metric) for column in table.columns]
+            values = [Metric(row.embedded, row.prefix + column.metric) for column in table.columns]
             lines.append(_our_line("embedded data", values, table, embedded))
         if row.run or row.cells or row.paper:
             lines.append(_our_line("ours", [_cell(row, c.id, c.metric) for c in table.columns], table, scale))
@@ -96,7 +96,7 @@ def table_rows(table: Table, scale: ScaleReport, embedded: ScaleReport | None) -
 def _cell(row: Row, column: str, metric: str) -> Value | None:
     if column in row.cells:
         return row.cells[column]
-    return Metric(row.run, metric) if row.run else None
+    return Metric(row.run, row.prefix + metric) if row.run else None
 
 
 def _our_line(

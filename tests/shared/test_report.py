@@ -37,6 +37,7 @@ mini:
         - {title: %s, run: gpo}
         - {title: avg, run: avg, paper: {rsum: 490.5}}
         - {title: only ours, cells: {r1: {minus: [{run: gpo, metric: r1}, 1]}}}
+    - {id: deep, title: deep, columns: [{id: "12"}, {id: b, metric: "24"}], rows: [{title: r, run: gpo, prefix: n.}]}
   charts:
     - {id: dots, kind: dots, title: %s, metric: rsum, groups: {%s: {%s: gpo, b: avg}}}
     - {id: curves, kind: curves, title: curves, metric: loss, runs: {%s: gpo, b: avg}}
@@ -177,8 +178,9 @@ def test_numbers_of_the_paper_and_ours_side_by_side(tmp_path: Path) -> None:
         "|  | ours | 301.5 ± 0.7 | 70.00 ± 0.00 |",
         "| only ours | ours | – | 69.00 ± 0.00 |",
         "",
-        "<!-- paper: p -->",
+        "<!-- mini: deep -->",
     ]
+    assert "| deep | 12 | b |\n|---|---:|---:|\n| r | 1.0 ± 0.0 | 2.0 ± 0.0 |" in text
     assert "| real | paper | 527.5 |\n|  | embedded data | 501.5 ± 0.7 |\n|  | ours | not run |" in text
 
 

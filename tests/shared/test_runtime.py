@@ -93,7 +93,9 @@ def failing_entry(tmp_path: Path) -> Path:
 def test_a_failing_rank_speaks_once_and_nobody_hangs(failing_entry: Path, fails: str, line: str) -> None:
     ranks = processes(failing_entry, f"fails={fails}")
     assert [rank.returncode for rank in ranks] == [2, 2], [rank.stderr for rank in ranks]
-    assert "".join(rank.stderr for rank in ranks) == line + "\n"
+    printed = "".join(rank.stderr for rank in ranks)  # torch itself may warn of a lost connection
+    assert [text for text in printed.splitlines() if text.startswith("error: ")] == [line], printed
+    assert "Traceback" not in printed
 
 
 def test_under_torchrun_the_rank_that_fails_speaks(failing_entry: Path) -> None:

@@ -332,6 +332,7 @@ def test_names_from_the_memo_do_not_pass_the_second_gate(tmp_path: Path) -> None
     assert not marker.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_other_files(tmp_path: Path) -> None:
     numbers, text, archive, script = (tmp_path / name for name in ("n.npy", "t.pth", "z.pth", "s.pt"))
     np.save(numbers, np.arange(3))

@@ -178,7 +178,7 @@ def test_gradient_that_is_not_finite_stops_before_the_optimizer() -> None:
     model, batch = tiny_model(), make_batch()
     weights = [p.clone() for p in model.parameters()]
     model.txt_enc.embed.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(InputError, match="norm of the gradient is (inf|nan).*learning_rate"):
+    with pytest.raises(InputError, match=r"norm of the gradient is (inf|nan).*learning_rate"):
         step(model, optimizer_of(model), batch)
     assert all(torch.equal(p, before) for p, before in zip(model.parameters(), weights, strict=True))
 

@@ -42,7 +42,7 @@ def test_learning_rates_fall_at_a_part_of_an_epoch(lr_update: float, first_low: 
 
 
 def test_rates_depend_on_the_position_alone() -> None:
-    """Spec quirk 12: the release decayed on epoch == 15 only, so a resume at a later epoch trained 10 times too fast."""
+    """Spec quirk 12: the release decayed in epoch 15 alone, so a later resume trained at ten times the rate."""
     resumed = schedule(lr_update=1)
     resumed.start_step(7, 3)
     assert rates(resumed) == pytest.approx([1e-3, 3e-3])

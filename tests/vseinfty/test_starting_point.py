@@ -113,7 +113,7 @@ def test_another_architecture_of_the_authors_names_the_keys(tmp_path: Path) -> N
 def test_optimizer_that_does_not_fit_says_what_to_do(ours: Path) -> None:
     model = tiny()
     optimizer = build_optimizer(model, learning_rate=1e-2, gpo_lr_factor=3.0)
-    with pytest.raises(InputError, match="optimizer does not fit.*reset_start_epoch=true"):
+    with pytest.raises(InputError, match=r"optimizer does not fit.*reset_start_epoch=true"):
         start_from(ours, model, optimizer, CPU.grad_scaler())
 
 
