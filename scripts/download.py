@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import archives, download
-from shared.download import human
+from shared.byte_meter import human
 from shared.errors import InputError
 from shared.files import atomic_write, remove_leftovers, sha256
 

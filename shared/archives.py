@@ -6,6 +6,8 @@ something outside; and when it grows beyond a limit. Members go to a temporary f
 which is renamed when all are there: a kill leaves a leftover that the next call removes, never half a folder.
 """
 
+import itertools
+import lzma
 import os
 import posixpath
 import re
@@ -24,7 +26,16 @@ from shared.errors import InputError
 MAX_BYTES = 1 << 40  # unpacked, of the whole archive
 MAX_RATIO = 200  # unpacked to packed; text and JSON reach 10 to 30
 RATIO_COUNTS_FROM = 64 << 20  # bytes unpacked: small archives may be anything
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError)
+MAX_PADDING = 64 << 20  # bytes after the end of a tar
+_DAMAGED = (
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
 
 
 def is_archive(path: PathLike) -> bool:
@@ -59,6 +70,10 @@ def extract(
                 raise InputError(f"{archive}: neither a zip nor a tar archive")
         except _DAMAGED as error:
             raise InputError(f"{archive}: damaged archive: {error or type(error).__name__}") from None
+        except OSError as error:  # what gzip and bz2 raise for damaged data has no number
+            if error.errno is not None:
+                raise
+            raise InputError(f"{archive}: damaged archive: {error}") from None
         except RuntimeError as error:  # zipfile: a password is needed
             raise InputError(f"{archive}: cannot be unpacked: {error}") from None
         _drop_top_folder(folder, destination.name)
@@ -153,9 +168,16 @@ def _extract_tar(archive: Path, folder: Path, watch: _Watch) -> None:
 def _members(source: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := source.next()) is not None:
         yield member
-        source.members = []  # of a million files nothing is kept
-    if source.offset == 0:
-        raise tarfile.ReadError("empty")
+        source.members = []  # type: ignore[attr-defined]  # of a million files nothing is kept
+    # tarfile ends quietly at a header that is cut off or damaged
+    assert source.fileobj is not None
+    source.fileobj.seek(source.offset)
+    if source.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no header and no end at byte {source.offset}")
+    for _ in range(MAX_PADDING >> 20):  # a compressed stream has its checksum at its end
+        if not source.fileobj.read(1 << 20):
+            return
+    raise tarfile.ReadError(f"more than {MAX_PADDING} bytes after the end")
 
 
 def _check_link(member: tarfile.TarInfo, path: str, watch: _Watch) -> None:
@@ -165,13 +187,11 @@ def _check_link(member: tarfile.TarInfo, path: str, watch: _Watch) -> None:
             raise watch.refuse(member.name, f"a hard link to {target!r}, which is no file before it")
         return
     # `..` only in front: behind a folder that is itself a link it would lead elsewhere than the text says
-    inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    top = path.split("/")[0] if "/" in path else ""
-    climbs_late = ".." in posixpath.normpath(target).lstrip("./").split("/") or bool(
-        re.search(r"[^./][^/]*/+\.\.(/|$)", target)
-    )
-    outside = inside.split("/")[0] == ".." or (top and inside.split("/")[0] != top)
-    if target.startswith("/") or "\\" in target or outside or climbs_late:
+    steps = list(itertools.dropwhile(lambda step: step in ("", ".", ".."), target.split("/")))
+    inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), target)).split("/")
+    top = path.split("/")[0] if "/" in path else None  # which may become the destination itself
+    outside = inside[0] == ".." or ".." in steps or (top is not None and inside[0] != top)
+    if target.startswith("/") or "\\" in target or outside:
         raise watch.refuse(member.name, f"a link to {target!r}, outside the folder")
 
 

@@ -6,7 +6,6 @@ import fcntl
 import http.client
 import json
 import os
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shared.byte_meter import Meter, human
 from shared.errors import InputError
 from shared.files import free_bytes, sha256, write_json
 
@@ -24,15 +24,15 @@ SCHEMES = ("http", "https")
 Say = Callable[[str], None]
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """The connection ended early or the server is busy: worth another try."""
 
 
-class _Useless(Exception):
+class _UselessError(Exception):
     """This address will not give the file: on to the next one."""
 
 
-class _NoMore(Exception):
+class _NoMoreError(Exception):
     """Status 416: the file has fewer bytes than we asked to skip; the argument is how many, if known."""
 
 
@@ -77,7 +77,7 @@ def fetch(
             try:
                 _fetch_from(url, part, size, retries, delay, timeout, say, target.name)
                 return _accept(part, target, size, checksum)
-            except _Useless as error:
+            except _UselessError as error:
                 failures.append(f"{url}: {error}")
                 say(f"{target.name}: {failures[-1]}")
     raise InputError(f"{target}: not fetched: {'; '.join(failures) or 'no address'}")
@@ -93,15 +93,6 @@ def require_space(path: Path, needed: int, size: int | None = None) -> None:
         )
 
 
-def human(size: float) -> str:
-    """A number of bytes, to be read: 13.5 GB (powers of 1000, as the sites of data sets say it)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
 def matches(digest: str, checksum: str) -> bool:
     """Whether a SHA-256 is the expected one, of which the first digits may be all that is known."""
     return digest.startswith(checksum.lower())
@@ -115,11 +106,11 @@ def _fetch_from(
     while True:
         try:
             return _transfer(url, part, size, timeout, name)
-        except _Cut as error:
+        except _CutError as error:
             tries = 0 if _length(part) > furthest else tries + 1
             furthest = max(furthest, _length(part))
             if tries > retries:
-                raise _Useless(f"{error} ({tries} tries)") from None
+                raise _UselessError(f"{error} ({tries} tries)") from None
             pause = delay * 2 ** max(tries - 1, 0)
             say(f"{name}: {error}; trying again in {pause:.3g} s")
             time.sleep(pause)
@@ -138,14 +129,14 @@ def _transfer(url: str, part: Path, size: int | None, timeout: float, name: str)
         headers |= {"Range": f"bytes={have}-", "If-Range": state.validator}
     try:
         response = _open(urllib.request.Request(url, headers=headers), timeout)
-    except _NoMore as error:
+    except _NoMoreError as error:
         if error.args[0] != have:  # another file by now
             _discard(part)
-        raise _Cut(f"ended after {error.args[0]} of {state.total if state else None} bytes") from None
+        raise _CutError(f"ended after {error.args[0]} of {state.total if state else None} bytes") from None
     with response:
         start, total = _placed(response, have, state, part)
         if size is not None and total is not None and total != size:
-            raise _Useless(f"expected {size} bytes, the server has {total}")
+            raise _UselessError(f"expected {size} bytes, the server has {total}")
         if total is not None:
             require_space(part, total - start, total)
         if start == 0:
@@ -162,9 +153,9 @@ def _transfer(url: str, part: Path, size: int | None, timeout: float, name: str)
                 meter.update(len(data))
     if limit is not None and got > limit:
         _discard(part)
-        raise _Useless(f"sends more than the {'announced' if total else 'expected'} {limit} bytes")
+        raise _UselessError(f"sends more than the {'announced' if total else 'expected'} {limit} bytes")
     if limit is not None and got < limit:
-        raise _Cut(f"ended after {got} of {limit} bytes")
+        raise _CutError(f"ended after {got} of {limit} bytes")
 
 
 def _open(request: urllib.request.Request, timeout: float) -> Any:
@@ -173,16 +164,18 @@ def _open(request: urllib.request.Request, timeout: float) -> Any:
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416:
-                raise _NoMore(_number(error.headers.get("Content-Range", "").rpartition("/")[2])) from None
+                raise _NoMoreError(
+                    _number(error.headers.get("Content-Range", "").rpartition("/")[2])
+                ) from None
             if error.code in (408, 425, 429) or error.code >= 500:
-                raise _Cut(f"HTTP status {error.code}") from None
-            raise _Useless(f"HTTP status {error.code} {error.reason}") from None
+                raise _CutError(f"HTTP status {error.code}") from None
+            raise _UselessError(f"HTTP status {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, OSError):
-            raise _Cut(f"no connection: {error.reason}") from None
-        raise _Useless(str(error.reason)) from None
+            raise _CutError(f"no connection: {error.reason}") from None
+        raise _UselessError(str(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _Cut(f"connection lost: {error or type(error).__name__}") from None
+        raise _CutError(f"connection lost: {error or type(error).__name__}") from None
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -206,7 +199,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in SCHEMES or (req.type == "https" and scheme == "http"):
-            raise _Useless(f"redirected to {newurl}: refused")
+            raise _UselessError(f"redirected to {newurl}: refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -214,16 +207,16 @@ def _placed(response: Any, have: int, state: _State | None, part: Path) -> tuple
     """(first byte that comes, length of the whole file if announced)."""
     kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
     if kind == "text/html" and not part.name.endswith((".html.part", ".htm.part")):
-        raise _Useless("sends a web page, not the file")
+        raise _UselessError("sends a web page, not the file")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise _Useless(f"sends the file encoded as {response.headers['Content-Encoding']}")
+        raise _UselessError(f"sends the file encoded as {response.headers['Content-Encoding']}")
     if response.status != 206:
         return 0, response.length  # asked for a part or not: this is all of it
     span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     other = _validator(response)
     if not have or span.partition("-")[0] != str(have) or (state and other and other != state.validator):
         _discard(part)
-        raise _Cut("the server sent another part or another version; starting again")
+        raise _CutError("the server sent another part or another version; starting again")
     if _number(total) is None and response.length is not None:
         return have, have + response.length
     return have, _number(total)
@@ -245,7 +238,7 @@ def _pieces(response: Any, remaining: int | None) -> Iterator[bytes]:
         except (OSError, http.client.HTTPException) as error:
             if remaining is not None and remaining <= 0:
                 return  # all is there; how the connection ends does not matter
-            raise _Cut(f"connection lost: {error or type(error).__name__}") from None
+            raise _CutError(f"connection lost: {error or type(error).__name__}") from None
         if not data:
             return
         if remaining is not None:
@@ -267,11 +260,11 @@ def _accept(part: Path, target: Path, size: int | None, checksum: str | None) ->
     length = _length(part)
     if size is not None and length != size:
         _discard(part)
-        raise _Useless(f"expected {size} bytes, got {length}; the file was removed")
+        raise _UselessError(f"expected {size} bytes, got {length}; the file was removed")
     digest = sha256(part)
     if checksum and not matches(digest, checksum):
         _discard(part)
-        raise _Useless(f"expected SHA-256 {checksum}, got {digest}; the file was removed")
+        raise _UselessError(f"expected SHA-256 {checksum}, got {digest}; the file was removed")
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     os.replace(part, target)
@@ -320,40 +313,3 @@ def _length(path: Path) -> int:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-class Meter:
-    """Bytes so far, rate and time left on stderr: in place on a terminal, else a line every few seconds."""
-
-    def __init__(self, name: str, total: int | None, start: int) -> None:
-        self.name, self.total, self.start, self.done = name, total, start, start
-        self.terminal = sys.stderr.isatty()
-        self.every = 0.2 if self.terminal else float(os.environ.get("WORDSIGHT_PROGRESS_SECONDS") or 5)
-        self.began = self.shown = time.monotonic()
-
-    def __enter__(self) -> "Meter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.terminal:
-            print(f"\r{self._line():<78}", file=sys.stderr, flush=True)
-
-    def update(self, count: int) -> None:
-        """`count` more bytes are there."""
-        self.done += count
-        now = time.monotonic()
-        if now - self.shown >= self.every:
-            self.shown = now
-            start, end = ("\r", "") if self.terminal else ("", "\n")
-            print(start + f"{self._line():<78}", end=end, file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        rate = (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
-        text = f"{self.name}: {human(self.done)}"
-        if self.total:
-            text += f" of {human(self.total)} ({100 * self.done / self.total:.0f} %)"
-        text += f", {human(rate)}/s"
-        if self.total and rate:
-            left = int(max(self.total - self.done, 0) / rate)
-            text += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        return text

@@ -23,7 +23,7 @@ from shared.similarities import Embeddings, Given, Products, ScoreBlock, Scores
 Targets = Sequence[np.ndarray] | Sequence[Sequence[int]] | np.ndarray | tuple[np.ndarray, np.ndarray]
 """Targets per query: lists of items, an int array [Q] (one each), or CSR (offsets [Q + 1], items)."""
 
-_TILE_CPU, _TILE_CUDA = 1024, 8160  # sides; 4 MB stay in a processor's cache
+_TILE_CPU, _TILE_CUDA = 2048, 8192  # sides: 16 MB, which the last cache holds; larger ones for a GPU
 _DENSE = 1 / 64  # of a tile: so many undecided scores are cheaper computed all at once
 
 

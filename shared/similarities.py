@@ -13,7 +13,7 @@ Embeddings = np.ndarray | Tensor
 ScoreBlock = Callable[[slice, slice], np.ndarray | Tensor]
 """`block(rows, columns)`: that part of the similarities."""
 
-_PAIR_NUMBERS = 1 << 16  # numbers of single pairs at a time: 512 KB of float64
+_PAIR_NUMBERS = 1 << 19  # numbers of single pairs at a time: 4 MB of float64
 
 
 class Scores(Protocol):

@@ -15,6 +15,7 @@ Elsewhere (GPU, float64) the same operator is torch's sort with the backward pas
 are equal the gradient goes to one choice of their order, on each path always the same one.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -54,7 +55,9 @@ def sorted_weighted_sum(
     """
     with torch.autocast(features.device.type, enabled=False):
         on_cpu = features.device.type == "cpu" and features.dtype != torch.float64
-        if on_cpu and not torch.compiler.is_compiling():  # (the decorator that says so imports a second of torch)
+        if (
+            on_cpu and not torch.compiler.is_compiling()
+        ):  # (the decorator that says so imports a second of torch)
             pooled = _on_cpu(features.float(), weights.float(), lengths, padding_value)
             if pooled is not None:
                 return pooled
@@ -224,3 +227,7 @@ def _in_threads(work: Callable[[list[slice]], Result], pieces: list[slice]) -> l
 @cache
 def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="pooling")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_executor.cache_clear)

@@ -145,6 +145,19 @@ def test_micro_batch_replays_dropout() -> None:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_micro_batch_moves_running_statistics_once() -> None:
+    """By the mean of the chunks' statistics, padding rows included (quirk 2)."""
+    model, batch = tiny_model(), make_batch()
+    layer, norm = model.img_enc.mlp.layers[0], model.img_enc.mlp.bns[0]
+    parts = [layer(batch.images[s]).flatten(0, 1) for s in engine.chunk_slices(7, 3)]
+    mean = torch.stack([part.mean(0) for part in parts]).mean(0)
+    variance = torch.stack([part.var(0) for part in parts]).mean(0)
+    step(model, optimizer_of(model), batch, micro_batch=3)
+    assert norm.num_batches_tracked == 1
+    torch.testing.assert_close(norm.running_mean, 0.1 * mean)
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * variance)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_autocast_steps_train_in_half_precision(precision: str) -> None:
     runtime = Runtime(torch.device("cpu"), precision)

@@ -1,7 +1,9 @@
 """Pooling: fast paths against plain definitions, gradients, and the table kept in evaluation."""
 
 import copy
+import os
 import shutil
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -143,6 +145,23 @@ def test_threads_do_not_change_a_bit(threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    features, lengths = random_sets(30, 30, 50)
+    weights = random_weights(lengths, 30)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    expected = sorted_weighted_sum(features, weights, lengths)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that waits for its parent's threads ends here
+        os._exit(0 if torch.equal(sorted_weighted_sum(features, weights, lengths), expected) else 1)
+    status = os.waitpid(child, 0)[1]
+    torch.set_num_threads(before)
+    assert status == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -29,10 +29,15 @@ DRIVER = Path(__file__).with_name("kill_driver.py")
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_set(tmp_path_factory.mktemp("set") / "tiny", dev=30)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes under torchrun found, by case."""
     out = tmp_path_factory.mktemp("two_ranks")
-    finished = torchrun(two_ranks_training.__file__, out)
+    finished = torchrun(two_ranks_training.__file__, out, root)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -85,6 +90,16 @@ def test_unsynchronised_running_statistics_are_each_ranks_own(
     assert not torch.allclose(first, second), "if they were equal, broadcast_buffers would not be tested"
 
 
+def test_validation_uses_rank_0s_running_statistics_on_every_rank(
+    two_ranks: list[dict[str, dict[str, Tensor]]], root: Path
+) -> None:
+    expected = two_ranks_training.validated(ONE, root, statistics=0)
+    for rank in two_ranks:
+        assert_close(rank["validated"], expected)
+    as_rank_1 = two_ranks_training.validated(ONE, root, statistics=1)
+    assert as_rank_1["meanr"] != expected["meanr"], "rank 1's own statistics would have given other metrics"
+
+
 def test_synchronised_batch_norm_of_one_process_is_plain_batch_norm() -> None:
     torch.manual_seed(0)
     plain = nn.ModuleDict({"norm": nn.BatchNorm1d(5), "other": nn.BatchNorm2d(2)})
@@ -96,11 +111,6 @@ def test_synchronised_batch_norm_of_one_process_is_plain_batch_norm() -> None:
     x = torch.randn(7, 5)
     assert torch.equal(ours["norm"](x), plain["norm"](x))
     assert torch.equal(ours["norm"].eval()(x), plain["norm"].eval()(x))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_set(tmp_path_factory.mktemp("set") / "tiny")
 
 
 def test_run_under_torchrun_equals_the_run_of_one_process(root: Path, tmp_path: Path) -> None:

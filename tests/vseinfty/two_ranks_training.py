@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from projects.vseinfty import engine
-from projects.vseinfty.data import Batch
+from projects.vseinfty.data import Batch, DataSet
 from projects.vseinfty.losses import triplet_loss
 from projects.vseinfty.model import VSEModel, build_model
 from shared import collectives, runtime
@@ -91,7 +91,21 @@ def gradients(
     return found | {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
-def main(out: Path) -> None:
+def validated(here: Runtime, root: Path, statistics: int) -> dict[str, Tensor]:
+    """Metrics and buffers after a validation that began with these running statistics."""
+    data = DataSet(name="tiny", root=str(root), vocab_path=str(root / "vocab/mini_precomp_vocab.json"))
+    model_settings = {"text_encoder": "bigru", "bert": "", "backbone": "detector", "image_dim": 64}
+    _, dev, vocab_size = engine.open_data(data, model_settings, seed=0)
+    torch.manual_seed(0)
+    model = build_model(embed_size=12, image_dim=64, vocab_size=vocab_size, word_dim=6)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.linspace(-0.5, 0.5, len(buffer)) * (1 - 2 * statistics))
+    found = engine.validate(model, dev, here, batch_size=4)
+    return {name: torch.tensor(value) for name, value in found.items()} | dict(model.named_buffers())
+
+
+def main(out: Path, root: Path) -> None:
     with runtime.start(device="cpu", threads=1) as here:
         own = share(whole_batch(), *SHARES[here.rank])
         found = {
@@ -99,8 +113,9 @@ def main(out: Path) -> None:
             for case in CASES
             for text in TEXT_ENCODERS
         }
+        found["validated"] = validated(here, root, statistics=here.rank)
         torch.save(found, out / f"rank{here.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
