@@ -13,7 +13,7 @@ Embeddings = np.ndarray | Tensor
 ScoreBlock = Callable[[slice, slice], np.ndarray | Tensor]
 """`block(rows, columns)`: that part of the similarities."""
 
-_PAIR_NUMBERS = 1 << 19  # numbers of single pairs at a time: 4 MB of float64
+_PAIR_NUMBERS = 1 << 18  # numbers of single pairs at a time: 2 MB of float64
 
 
 class Scores(Protocol):
@@ -42,6 +42,8 @@ class Products:
 
     def __init__(self, x: Embeddings, y: Embeddings, dtype: torch.dtype = torch.float32) -> None:
         self.x, self.y = _checked(x, "queries"), _checked(y, "items")
+        if self.x.dtype != self.y.dtype:
+            self.x, self.y = self.x.double(), self.y.double()
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(f"queries have {self.x.shape[1]} dimensions, items {self.y.shape[1]}")
         if not len(self.y):
@@ -77,11 +79,17 @@ class Products:
     def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
         """float64 scores of single pairs; equal vectors have equal scores."""
         scores = torch.empty(len(rows), dtype=torch.float64, device=self.device)
-        step = max(1, _PAIR_NUMBERS // max(1, self.x.shape[1]))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            products = self.x[rows[part]].double().mul_(self.y[columns[part]])
-            torch.sum(products, 1, out=scores[part])
+        step = min(max(1, _PAIR_NUMBERS // max(1, self.x.shape[1])), max(1, len(rows)))
+        gathered, products = self.x.new_empty(step, self.x.shape[1]), scores.new_empty(step, self.x.shape[1])
+        for start in range(
+            0, len(rows), step
+        ):  # in buffers: fresh memory for each part costs more than the sums
+            part = slice(start, min(start + step, len(rows)))
+            used = slice(part.stop - start)
+            torch.index_select(self.x, 0, rows[part], out=gathered[used])
+            products[used] = gathered[used]
+            torch.index_select(self.y, 0, columns[part], out=gathered[used])
+            torch.sum(products[used].mul_(gathered[used]), 1, out=scores[part])
         if self.self_items is not None:
             scores = torch.where(self.self_items[rows] == columns, self.self_score, scores)
         return scores

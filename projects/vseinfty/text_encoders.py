@@ -43,7 +43,7 @@ class BiGRUEncoder(nn.Module):
 
     def states(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """States of both directions [B, L, 2, E]; in any order of lengths, padding never reaches them."""
-        return bidirectional_states(self.rnn, self.embed(ids), lengths)
+        return bidirectional_states(self.rnn, self.embed, ids, lengths)
 
 
 class BertEncoder(nn.Module):

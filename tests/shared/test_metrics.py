@@ -86,6 +86,10 @@ def test_ranks_of_any_targets(tile: int, seed: int, dtype: torch.dtype) -> None:
         found = metrics.ranks_of_targets(queries, items, form, dtype=dtype)
         np.testing.assert_array_equal(found.ranks, expected)
         assert found.ties == ties
+    mixed = metrics.ranks_of_targets(
+        queries.astype(np.float64), torch.from_numpy(items), targets, dtype=dtype
+    )
+    np.testing.assert_array_equal(mixed.ranks, expected)
     one = rng.integers(0, 70, 37)
     found = metrics.ranks_of_targets(queries, items, one, dtype=dtype)
     np.testing.assert_array_equal(found.ranks, naive_ranks(scores, one[:, None])[0])

@@ -67,27 +67,27 @@ def assert_same(
 @pytest.mark.parametrize("layers", [1, 2])
 def test_states_are_those_of_torch_gru(layers: int) -> None:
     gru = nn.GRU(5, 7, layers, batch_first=True, bidirectional=True).double()
-    inputs = torch.randn(9, 11, 5, dtype=torch.float64, requires_grad=True)
-    _, lengths = random_captions(9, 11)
+    table = torch.randn(50, 5, dtype=torch.float64, requires_grad=True)
+    ids, lengths = random_captions(9, 11)
     lengths[4] = 1
 
     def torchs() -> Tensor:
-        packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(table[ids], lengths, batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(gru(packed)[0], batch_first=True)[0].unflatten(-1, (2, -1))
 
     results = []
-    for call in (lambda: bidirectional_states(gru, inputs, lengths), torchs):
-        inputs.grad = None
+    for call in (lambda: bidirectional_states(gru, table.__getitem__, ids, lengths), torchs):
+        table.grad = None
         value, gradients = with_gradients(gru, call)
-        assert inputs.grad is not None
-        results.append((value, {**gradients, "inputs": inputs.grad}))
+        assert table.grad is not None
+        results.append((value, {**gradients, "table": table.grad}))
     assert_same(*results, rtol=1e-10, atol=1e-12)
 
 
 def test_gradcheck_of_the_recurrence() -> None:
     gru = nn.GRU(3, 2, batch_first=True, bidirectional=True).double()
-    inputs = torch.randn(3, 4, 3, dtype=torch.float64, requires_grad=True)
-    lengths = torch.tensor([2, 4, 1])
+    table = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    ids, lengths = torch.arange(12).view(3, 4), torch.tensor([2, 4, 1])
     names, parameters = zip(*gru.named_parameters(), strict=True)
 
     class States(nn.Module):
@@ -96,7 +96,7 @@ def test_gradcheck_of_the_recurrence() -> None:
             self.gru = gru
 
         def forward(self, x: Tensor) -> Tensor:
-            return bidirectional_states(self.gru, x, lengths)
+            return bidirectional_states(self.gru, x.__getitem__, ids, lengths)
 
     module = States()
 
@@ -105,7 +105,7 @@ def test_gradcheck_of_the_recurrence() -> None:
         found: Tensor = torch.func.functional_call(module, named, (x,))
         return found
 
-    assert torch.autograd.gradcheck(states, (inputs, *parameters))
+    assert torch.autograd.gradcheck(states, (table, *parameters))
 
 
 def test_states_under_autocast() -> None:

@@ -178,6 +178,11 @@ def test_paper_runs_have_the_released_flags(name: str) -> None:
     assert data["name"] == ("f30k" if "f30k" in name else "coco")
     assert data["variant"] is None
     assert model["text_encoder"] == ("bert" if "bert" in name else "bigru")
+    if "bert" in name:
+        assert data["vocab_path"] is None
+        assert model["bert"].endswith("weights/bert-base-uncased")
+    else:
+        assert data["vocab_path"].endswith(f"{data['name']}_precomp_vocab.json")
     assert hyper["name"] == ("sgd" if name.endswith("sgd") else "adam")
     assert own["micro_batch"] is None
     assert own["runtime"]["precision"] == "fp32"
