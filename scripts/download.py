@@ -17,8 +17,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shared import archives, download
-from shared.byte_meter import human
+from scripts.fetching import archives
+from scripts.fetching import fetch as download
+from scripts.fetching.byte_meter import human
 from shared.errors import InputError
 from shared.files import atomic_write, remove_leftovers, sha256
 

@@ -19,15 +19,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shared import report
+from scripts.reproduction import report
+from scripts.reproduction.claims import FAILED, Results, job_label, judge, read_results
+from scripts.reproduction.jobs import FINISHED, Display, Job, Pool
+from scripts.reproduction.place import Place, check_data, chosen_keys, is_current, prepare, state_of
+from scripts.reproduction.reader import load_recipe
+from scripts.reproduction.recipe import SCALES, JobKey
+from scripts.reproduction.tables import ScaleReport, terminal_summary
 from shared.errors import InputError
 from shared.files import write_json
-from shared.reproduction.claims import FAILED, Results, job_label, judge, read_results
-from shared.reproduction.jobs import FINISHED, Display, Job, Pool
-from shared.reproduction.place import Place, check_data, chosen_keys, is_current, prepare, state_of
-from shared.reproduction.reader import load_recipe
-from shared.reproduction.recipe import SCALES, JobKey
-from shared.reproduction.tables import ScaleReport, terminal_summary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _BYTES_PER_RUN = 1.5e9  # what one small training run may need in memory; decides how many go at once

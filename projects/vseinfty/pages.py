@@ -15,7 +15,7 @@ from projects.vseinfty.sources import Source, printable_name
 from shared import charts
 from shared.errors import InputError
 from shared.files import atomic_write, read_image, write_json
-from shared.report import data_uri, render_page
+from shared.page import data_uri, render_page
 
 MAX_QUERIES_ON_PAGE = 50  # of each direction; the JSON file holds all
 _THUMBNAIL_SIDE = 176  # pixels

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared.files import open_npy, read_lines
 
 from shared.errors import InputError
+from shared.files import open_npy, read_lines
 
 CAPTIONS_PER_IMAGE = 5
 

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shared.files import read_json, write_json
-
 from shared.errors import InputError
+from shared.files import read_json, write_json
 
 PAD, START, END, UNKNOWN, MASK = "<pad>", "<start>", "<end>", "<unk>", "<mask>"
 SPECIAL_WORDS = (PAD, START, END, UNKNOWN)

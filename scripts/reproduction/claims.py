@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.errors import InputError
-from shared.reproduction.recipe import (
+from scripts.reproduction.recipe import (
     Claim,
     Combination,
     Comparison,
@@ -22,6 +21,7 @@ from shared.reproduction.recipe import (
     Value,
     metrics_of,
 )
+from shared.errors import InputError
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 YES, NO = "yes", "no"  # the answers to an open question

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.reproduction.claims import job_label
+from scripts.reproduction.fingerprint import fingerprint
+from scripts.reproduction.recipe import JobKey, Recipe, Run, Scale, fill_folders, named_runs
 from shared.errors import InputError
-from shared.reproduction.claims import job_label
-from shared.reproduction.fingerprint import fingerprint
-from shared.reproduction.recipe import JobKey, Recipe, Run, Scale, fill_folders, named_runs
 
 
 @dataclass(frozen=True)

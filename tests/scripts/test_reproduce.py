@@ -390,7 +390,7 @@ def test_without_any_project_it_says_so(tmp_path: Path) -> None:
 
 
 def test_every_recipe_of_this_repository_is_good() -> None:
-    from shared.reproduction.reader import load_recipe
+    from scripts.reproduction.reader import load_recipe
 
     for file in sorted(REPOSITORY.glob("projects/*/reproduce.yaml")):
         recipe = load_recipe(file)

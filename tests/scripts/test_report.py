@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import charts, report
+from scripts.reproduction import report
+from scripts.reproduction.claims import Results, judge
+from scripts.reproduction.reader import load_recipe
+from scripts.reproduction.tables import ScaleReport, cell_text, number, terminal_summary
+from shared import charts
 from shared.errors import InputError
-from shared.reproduction.claims import Results, judge
-from shared.reproduction.reader import load_recipe
-from shared.reproduction.tables import ScaleReport, cell_text, number, terminal_summary
 
 HOSTILE = "<script>alert(1)</script> & \"quoted\" 'text' | pipe"
 RECIPE = """

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.reproduction.claims import FAILED, NOT_RUN, PASSED, Results, Verdict, mean_and_deviation
-from shared.reproduction.recipe import Combination, JobKey, Metric, Recipe, Row, Table, Value
+from scripts.reproduction.claims import FAILED, NOT_RUN, PASSED, Results, Verdict, mean_and_deviation
+from scripts.reproduction.recipe import Combination, JobKey, Metric, Recipe, Row, Table, Value
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.reproduction import jobs
-from shared.reproduction.jobs import BLOCKED, FAILED, FINISHED, Display, Job, Pool, clock, tail
+from scripts.reproduction import jobs
+from scripts.reproduction.jobs import BLOCKED, FAILED, FINISHED, Display, Job, Pool, clock, tail
 
 
 class Terminal(io.StringIO):

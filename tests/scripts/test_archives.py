@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.archives import extract
+from scripts.fetching.archives import extract
 from shared.errors import InputError
 
 
@@ -173,7 +173,7 @@ def test_what_is_no_archive_and_what_is_there_already(tmp_path: Path) -> None:
 def test_a_killed_unpacking_is_cleared_away(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", [(f"{i}.txt", b"x") for i in range(10)])
     killer = (
-        "import os, signal, sys; from shared import archives; plain = archives._write\n"
+        "import os, signal, sys; from scripts.fetching import archives; plain = archives._write\n"
         "def write(content, path):\n"
         "    plain(content, path)\n"
         "    if path.name == '5.txt': os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shared.byte_meter import Meter, human
+from scripts.fetching.byte_meter import Meter, human
 from shared.errors import InputError
 from shared.files import free_bytes, sha256, write_json
 

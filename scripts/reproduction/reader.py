@@ -8,16 +8,16 @@ from typing import Any
 
 import yaml
 
-from shared.errors import InputError
-from shared.reproduction.checks import Checks
-from shared.reproduction.parts import Parts
-from shared.reproduction.recipe import (
+from scripts.reproduction.checks import Checks
+from scripts.reproduction.parts import Parts
+from scripts.reproduction.recipe import (
     SCALES,
     Recipe,
     Run,
     Scale,
     named_runs,
 )
+from shared.errors import InputError
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WORD = re.compile(r"\{(\w+)\}")

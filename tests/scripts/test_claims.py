@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.reproduction.claims import Results, judge, look_up, mean_and_deviation, read_results
+from scripts.reproduction.reader import load_recipe
+from scripts.reproduction.recipe import Recipe
 from shared.errors import InputError
-from shared.reproduction.claims import Results, judge, look_up, mean_and_deviation, read_results
-from shared.reproduction.reader import load_recipe
-from shared.reproduction.recipe import Recipe
 
 
 def load(tmp_path: Path, text: str) -> Recipe:

@@ -4,43 +4,22 @@
 Pages need nothing from outside: styles, charts and pictures are inline, and everything is escaped.
 """
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.reproduction.claims import job_label, look_up
+from scripts.reproduction.recipe import Chart, Metric, Picture, Recipe
+from scripts.reproduction.tables import ScaleReport, all_tables, claim_counts, evidence_rows, markdown
 from shared import charts
 from shared.errors import InputError
 from shared.files import atomic_write, write_json
-from shared.reproduction.claims import job_label, look_up
-from shared.reproduction.recipe import Chart, Metric, Picture, Recipe
-from shared.reproduction.tables import ScaleReport, all_tables, claim_counts, evidence_rows, markdown
+from shared.page import data_uri, render_page
 
 HEADINGS = {"mini": "On the embedded data", "paper": "At the paper's scale"}
 PICTURE_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _MAX_CURVE_POINTS = 400
-
-
-def data_uri(content: bytes, media_type: str) -> str:
-    """A data: address that holds `content`."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def render_page(template: Path, **values: Any) -> str:
-    """A jinja2 template as HTML: values escaped, unknown names an error, `style` the shared style sheet."""
-    import jinja2
-    import markupsafe
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    return environment.get_template(template.name).render(style=markupsafe.Markup(style), **values)
 
 
 def write(folder: Path, paper: str, recipe: Recipe, scales: Sequence[ScaleReport]) -> Path:

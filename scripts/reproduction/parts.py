@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.reproduction.checks import Checks
-from shared.reproduction.recipe import (
+from scripts.reproduction.checks import Checks
+from scripts.reproduction.recipe import (
     OPERATORS,
     Chart,
     Claim,

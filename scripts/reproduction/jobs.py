@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
-from shared.reproduction.claims import job_label
-from shared.reproduction.recipe import JobKey
+from scripts.reproduction.claims import job_label
+from scripts.reproduction.recipe import JobKey
 
 FINISHED, FAILED, BLOCKED = "finished", "failed", "blocked"
 _PERCENT = re.compile(r"(\d{1,3})(?:\.\d+)? ?%")
