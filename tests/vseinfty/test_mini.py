@@ -198,9 +198,11 @@ def test_a_reader_of_concepts_agrees_with_the_cxc_judgements(roots):
     assert found["t2t"]["queries"] == len(named)
     assert 0 < found["i2i"]["queries"] <= len(shown)
     ids = {"image_ids": annotations.image_ids, "caption_ids": annotations.caption_ids}
-    rho = correlation.correlations(root / "cxc_annots", shown, named, samples=50, **ids)
+    tasks = {task: root / "cxc_annots" / f"{task}_test.csv" for task in ("sts", "sis", "sits")}
+    ratings = {task: correlation.read_ratings(path) for task, path in tasks.items()}
+    rho = correlation.correlations(ratings, shown, named, samples=50, **ids)
     assert all(task["mean"] > 60 and task["missing"] == 0 for task in rho.values()), rho
-    shuffled = correlation.correlations(root / "cxc_annots", shown[::-1], named, samples=50, **ids)
+    shuffled = correlation.correlations(ratings, shown[::-1], named, samples=50, **ids)
     assert shuffled["sits"]["mean"] < 40
 
 

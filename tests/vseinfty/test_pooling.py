@@ -1,10 +1,11 @@
 """Pooling: fast paths against plain definitions, gradients, and the table kept in evaluation."""
 
 import copy
-import os
 import shutil
-import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from projects.vseinfty.coefficients import coefficients, positional_encoding
 from projects.vseinfty.pooling import GPO, KMaxPooling, build_pooling, inside
 from projects.vseinfty.sorting import sort_descending, sorted_weighted_sum
 from shared.errors import InputError
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -149,19 +152,27 @@ def test_threads_do_not_change_a_bit(threads: int) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+FORKING = """
+import os, signal
+import torch
+from tests.vseinfty.test_pooling import random_sets, random_weights
+from projects.vseinfty.sorting import sorted_weighted_sum
+
+features, lengths = random_sets(30, 30, 50)
+weights = random_weights(lengths, 30)
+torch.set_num_threads(2)
+expected = sorted_weighted_sum(features, weights, lengths)
+if child := os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(60)  # a child that waits for its parent's threads ends here
+os._exit(0 if torch.equal(sorted_weighted_sum(features, weights, lengths), expected) else 1)
+"""
+
+
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    features, lengths = random_sets(30, 30, 50)
-    weights = random_weights(lengths, 30)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    expected = sorted_weighted_sum(features, weights, lengths)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a child that waits for its parent's threads ends here
-        os._exit(0 if torch.equal(sorted_weighted_sum(features, weights, lengths), expected) else 1)
-    status = os.waitpid(child, 0)[1]
-    torch.set_num_threads(before)
-    assert status == 0
+    """In a process of its own: torch's thread pool, which other tests may have started here, does not survive a fork."""
+    done = subprocess.run([sys.executable, "-c", FORKING], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -56,7 +56,7 @@ def test_a_run_leaves_checkpoints_numbers_and_a_result(run: Path) -> None:
 
 def test_the_learning_rate_falls_where_it_should(run: Path) -> None:
     rates = [line["lr"] for line in metrics(run) if "lr" in line]
-    assert rates == pytest.approx([1e-2] * 8 + [1e-3] * 2), (
+    assert rates == pytest.approx([5e-3] * 8 + [5e-4] * 2), (
         "lr_update=1.5 of 5 steps each: from the 9th step on"
     )
 

@@ -20,6 +20,7 @@ SMALL = (
     "optim.epochs=2",
     "optim.batch_size=12",
     "optim.lr_update=1.5",
+    "optim.learning_rate=5e-3",
     "loss.vse_mean_warmup_epochs=0.7",
     "log_every=1",
     "save_every=2",
