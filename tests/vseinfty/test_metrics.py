@@ -73,7 +73,7 @@ def test_from_embeddings_and_from_similarities(make, per_image: int, seed: int) 
 
 def test_similarities_are_asked_for_in_tiles() -> None:
     """A function that yields similarities never has to yield them all."""
-    images, captions = random_set(5, 700, 5)
+    images, captions = random_set(5, 1200, 5)
     sims = images.astype(np.float64) @ captions.astype(np.float64).T
     asked = []
 
@@ -81,8 +81,8 @@ def test_similarities_are_asked_for_in_tiles() -> None:
         asked.append((rows.stop - rows.start) * (columns.stop - columns.start))
         return sims[rows, columns]
 
-    found = metrics.retrieval_from_similarities(block, 700)
-    assert found == metrics.retrieval_from_similarities(sims, 700)
+    found = metrics.retrieval_from_similarities(block, 1200)
+    assert found == metrics.retrieval_from_similarities(sims, 1200)
     assert max(asked) < sims.size / 2
 
 

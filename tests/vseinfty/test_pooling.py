@@ -1,6 +1,7 @@
 """Pooling: fast paths against plain definitions, gradients, and the table kept in evaluation."""
 
 import copy
+import os
 import shutil
 import subprocess
 import sys
@@ -150,8 +151,6 @@ def test_threads_do_not_change_a_bit(threads: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 FORKING = """
 import os, signal
 import torch
@@ -169,9 +168,12 @@ os._exit(0 if torch.equal(sorted_weighted_sum(features, weights, lengths), expec
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    """In a process of its own: torch's thread pool, which other tests may have started here, does not survive a fork."""
-    done = subprocess.run([sys.executable, "-c", FORKING], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    """In a process of its own: torch's threads, which other tests may have started here, do not survive a fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
