@@ -80,10 +80,9 @@ class Products:
         """float64 scores of single pairs; equal vectors have equal scores."""
         scores = torch.empty(len(rows), dtype=torch.float64, device=self.device)
         step = min(max(1, _PAIR_NUMBERS // max(1, self.x.shape[1])), max(1, len(rows)))
+        # in buffers: fresh memory for every part costs more than the sums
         gathered, products = self.x.new_empty(step, self.x.shape[1]), scores.new_empty(step, self.x.shape[1])
-        for start in range(
-            0, len(rows), step
-        ):  # in buffers: fresh memory for each part costs more than the sums
+        for start in range(0, len(rows), step):
             part = slice(start, min(start + step, len(rows)))
             used = slice(part.stop - start)
             torch.index_select(self.x, 0, rows[part], out=gathered[used])
