@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from projects.vseinfty.coefficients import coefficients
+from projects.vseinfty.coefficients import coefficients, positional_encoding
 from projects.vseinfty.compiling import not_compiled
 from projects.vseinfty.sorting import sort_descending, sorted_weighted_sum
 from shared.errors import InputError
@@ -39,6 +39,8 @@ def build_pooling(
         return KMaxPooling(k)
     if name == "gpo":
         return GPO(**(gpo or {}))
+    if name == "gpo_transformer":
+        return TransformerGPO(**(gpo or {}))
     if name == "fspool":
         return FSPool(dim, pieces)
     if name not in POOLINGS:
@@ -77,10 +79,17 @@ class GPO(nn.Module):
         self.positional_dim = positional_dim
         self.temperature = temperature
         self.padding_value = padding_value
-        self.gru = nn.GRU(positional_dim, hidden_dim, num_layers=1, batch_first=True, bidirectional=True)
-        self.linear = nn.Linear(hidden_dim, 1, bias=False)
+        self._build_encoder(hidden_dim)
         self._rows: dict[int, Tensor] = {}  # evaluation: theta of each length met so far
         self._rows_of: Tensor | None = None  # the parameters that _rows belong to
+
+    def _build_encoder(self, hidden_dim: int) -> None:
+        self.gru = nn.GRU(self.positional_dim, hidden_dim, num_layers=1, batch_first=True, bidirectional=True)
+        self.linear = nn.Linear(hidden_dim, 1, bias=False)
+
+    def _encode(self, sizes: list[int]) -> Tensor:
+        """theta of ascending set sizes [U] -> [U, the largest], zero beyond each size."""
+        return coefficients(self.gru, self.linear, sizes, self.temperature)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D], [B] -> pooled [B, D] and theta [B, N]."""
@@ -98,7 +107,7 @@ class GPO(nn.Module):
         device = self.linear.weight.device
         with torch.autocast(device.type, enabled=False):
             if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-                rows = coefficients(self.gru, self.linear, known, self.temperature)
+                rows = self._encode(known)
                 rows = nn.functional.pad(rows, (0, size - known[-1]))
             else:
                 rows = self._kept(known, size)
@@ -113,9 +122,33 @@ class GPO(nn.Module):
         missing = [length for length in lengths if length not in self._rows]
         if missing:
             with torch.inference_mode(False), torch.no_grad():  # rows for any later use
-                rows = coefficients(self.gru, self.linear, missing, self.temperature)
+                rows = self._encode(missing)
             self._rows.update({length: row[:length] for length, row in zip(missing, rows, strict=True)})
         return torch.stack([nn.functional.pad(self._rows[n], (0, size - n)) for n in lengths])
+
+
+class TransformerGPO(GPO):
+    """GPO whose positions go through a transformer layer instead of the GRU: the paper's rival sequence model.
+
+    The layer's shape (pre-norm, 4 heads, no dropout) is our choice; the paper does not state its own.
+    """
+
+    HEADS = 4
+
+    def _build_encoder(self, hidden_dim: int) -> None:
+        self.layer = nn.TransformerEncoderLayer(
+            self.positional_dim, self.HEADS, 2 * hidden_dim, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.linear = nn.Linear(self.positional_dim, 1, bias=False)
+
+    def _encode(self, sizes: list[int]) -> Tensor:
+        """theta of ascending set sizes [U] -> [U, the largest]; a set attends to its own positions only."""
+        weight = self.linear.weight
+        positions = positional_encoding(sizes[-1], self.positional_dim, weight.dtype, weight.device)
+        outside = ~inside(torch.tensor(sizes, device=weight.device), sizes[-1])
+        states = self.layer(positions.repeat(len(sizes), 1, 1), src_key_padding_mask=outside)
+        scores = self.linear(states).squeeze(-1).masked_fill(outside, -math.inf)
+        return torch.softmax(scores / self.temperature, dim=1)
 
 
 def _weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
@@ -223,6 +256,7 @@ class FSPool(nn.Module):
 
 POOLINGS: dict[str, type[nn.Module]] = {
     "gpo": GPO,
+    "gpo_transformer": TransformerGPO,
     "avg": AveragePooling,
     "max": MaxPooling,
     "kmax": KMaxPooling,

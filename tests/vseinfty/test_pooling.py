@@ -407,3 +407,23 @@ def test_gpu_agrees_with_cpu() -> None:
     for parameter, value in zip(pool.parameters(), on_cpu, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad.cpu(), value, rtol=1e-3, atol=1e-3)
+
+
+def test_transformer_coefficients_of_a_size_do_not_depend_on_the_other_sizes() -> None:
+    pooling = build_pooling("gpo_transformer", dim=8, gpo={"positional_dim": 16, "hidden_dim": 8})
+    sizes = torch.tensor([1, 4, 9])
+    together = pooling.coefficients(sizes)
+    for row, size in zip(together, sizes.tolist(), strict=True):
+        alone = pooling.coefficients(torch.tensor([size]), 9)[0]
+        torch.testing.assert_close(row, alone, rtol=1e-5, atol=1e-6)
+        assert row[size:].eq(0).all()
+    torch.testing.assert_close(together.sum(1), torch.ones(3))
+    features, lengths = random_sets(5, 9, 8)
+    pooled, weights = pooling(features, lengths)
+    expected = (sort_descending(features, lengths) * weights[:, :, None]).sum(1)
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-5)
+    pooled.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in pooling.parameters())
+    pooling.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(pooling.coefficients(sizes), together.detach(), rtol=1e-4, atol=1e-6)
