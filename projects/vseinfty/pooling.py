@@ -256,7 +256,6 @@ class FSPool(nn.Module):
 
 POOLINGS: dict[str, type[nn.Module]] = {
     "gpo": GPO,
-    "gpo_transformer": TransformerGPO,
     "avg": AveragePooling,
     "max": MaxPooling,
     "kmax": KMaxPooling,
@@ -264,4 +263,5 @@ POOLINGS: dict[str, type[nn.Module]] = {
     "last": LastState,
     "gem": GeM,
     "fspool": FSPool,
+    "gpo_transformer": TransformerGPO,
 }

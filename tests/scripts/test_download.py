@@ -22,7 +22,7 @@ import yaml
 
 from shared.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "download.py"
 READ_MANIFEST = runpy.run_path(os.fspath(SCRIPT))["read_manifest"]
 BODY = bytes(range(256)) * 1200  # more than one chunk
