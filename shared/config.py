@@ -22,6 +22,7 @@ import functools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ from shared.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRACEBACK = "WORDSIGHT_TRACEBACK"
+_GRACE = 30.0  # seconds
 HYDRA_VERSION = "1.3"  # of the behaviour, not of the package: the working folder stays as it is
 
 # what the disk or the rights refuse while writing; other OSErrors are faults of the program
@@ -164,9 +166,17 @@ def _one_line_for_errors(script: Path, config_name: str) -> Iterator[None]:
 
 
 def _speaks(error: BaseException | None = None) -> bool:
-    """Whether this rank prints: the first rank that failed (`shared.runtime.start` tells), else rank 0."""
+    """Whether this rank prints: the first rank that failed (`shared.runtime.start` tells), else rank 0.
+
+    torchrun ends all ranks as soon as one leaves, so a silent one first lets the other speak. Where nobody told
+    who was first (before the ranks have met) and this rank is still here then, the failure is its own alone.
+    """
     first: bool | None = getattr(error, "first_of_ranks", None)
-    return os.environ.get("RANK", "0") == "0" if first is None else first
+    speaks = os.environ.get("RANK", "0") == "0" if first is None else first
+    if speaks or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return speaks
+    time.sleep(_GRACE)
+    return first is None
 
 
 def _fail(line: str, code: int, speaks: bool) -> None:

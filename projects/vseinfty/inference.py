@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projects.vseinfty import index as indices
 from projects.vseinfty.captions import Tokenizer, TokenTable
 from projects.vseinfty.encoding import length_buckets
-from projects.vseinfty.index import Encoded, Index, Item
 from projects.vseinfty.model import VSEModel
-from projects.vseinfty.search import top_k
 from projects.vseinfty.sources import Source
+from shared import index as indices
 from shared.data import eval_plans, load, to_device
 from shared.errors import InputError
+from shared.index import Encoded, Index, Item
 from shared.progress import Progress
 from shared.runtime import Runtime
+from shared.search import top_k
 
 
 @dataclass(frozen=True)

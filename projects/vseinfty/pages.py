@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from projects.vseinfty import figure
 from projects.vseinfty.figure import Coefficients
-from projects.vseinfty.index import Index
 from projects.vseinfty.inference import Answer
 from projects.vseinfty.sources import Source, printable_name
 from shared import charts
-from shared.errors import InputError
-from shared.files import atomic_write, read_image, write_json
-from shared.page import data_uri, render_page
+from shared.files import atomic_write, write_json
+from shared.index import Index
+from shared.page import render_page, thumbnail
 
 MAX_QUERIES_ON_PAGE = 50  # of each direction; the JSON file holds all
-_THUMBNAIL_SIDE = 176  # pixels
 
 
 @dataclass(frozen=True)
@@ -169,19 +165,3 @@ def _image_views(found: Searched) -> list[dict[str, Any]]:
             }
         )
     return views
-
-
-def thumbnail(path: Path | None) -> str | None:
-    """A small JPEG as a data: address; None without a picture or when it cannot be read any more."""
-    if path is None:
-        return None
-    try:
-        image = read_image(path)
-    except InputError:
-        return None
-    height, width = image.shape[:2]
-    scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
-    return data_uri(encoded.tobytes(), "image/jpeg")

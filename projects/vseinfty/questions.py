@@ -11,10 +11,10 @@ import numpy as np
 from projects.vseinfty import sources
 from projects.vseinfty.data import DataSet
 from projects.vseinfty.image_encoders import GridEncoder, RegionEncoder
-from projects.vseinfty.index import model_identity
 from projects.vseinfty.sources import Source
 from projects.vseinfty.trained import Trained
 from shared.errors import InputError
+from shared.index import model_identity
 from shared.runtime import Runtime
 
 _EXAMPLES = 4

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from projects.vseinfty.data import Split
 from projects.vseinfty.images import ImageFiles, preprocess
-from projects.vseinfty.index import Item
 from projects.vseinfty.precomp import RegionFile
 from shared.data import BatchPlan
 from shared.errors import InputError
 from shared.files import read_image, read_lines
+from shared.index import Item
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 

@@ -322,7 +322,9 @@ def test_killed_while_it_encodes_the_same_command_continues(
 ) -> None:
     folder = pictures(tmp_path / "pictures", 60)
     asked = [*picture_model[1], f"images={folder}", "query=a dog", "batch_size=2"]
-    script = "from projects.vseinfty import index, infer; index._PART_ROWS = 4; infer.main()"
+    script = (
+        "from projects.vseinfty import infer; from shared import index; index._PART_ROWS = 4; infer.main()"
+    )
     arguments = [sys.executable, "-c", script, *command(tmp_path, *asked)[2:]]
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
