@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
+from shared.packed_linear import product_with
 
 Embeddings = np.ndarray | Tensor
 ScoreBlock = Callable[[slice, slice], np.ndarray | Tensor]
@@ -25,7 +26,7 @@ class Scores(Protocol):
     """Whether every tile has its final precision."""
 
     def tile(self, rows: slice, columns: slice, exact: bool) -> Tensor:
-        """A part of the similarities, valid until the next call; exact: in final precision."""
+        """A part of the similarities; exact: in final precision."""
         ...
 
     def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -52,7 +53,6 @@ class Products:
         self.exact = dtype == torch.float64
         self.fast = (self.x.to(dtype), self.y.to(dtype))
         self.norms = [torch.linalg.vector_norm(side, dim=1).double() for side in (self.x, self.y)]
-        self.buffer = torch.empty(0, dtype=dtype, device=self.device)
         self.self_items: Tensor | None = None
         self.self_score = 0.0
 
@@ -65,11 +65,7 @@ class Products:
         if exact and not self.exact:
             tile = self.x[rows].double() @ self.y[columns].double().T
         else:
-            height, width = rows.stop - rows.start, columns.stop - columns.start
-            if self.buffer.numel() < height * width:
-                self.buffer = self.buffer.new_empty(height * width)
-            tile = self.buffer[: height * width].view(height, width)
-            torch.mm(self.fast[0][rows], self.fast[1][columns].T, out=tile)
+            tile = product_with(self.fast[1][columns], rows.stop - rows.start)(self.fast[0][rows])
         if self.self_items is not None:
             own = self.self_items[rows]
             inside = torch.nonzero((own >= columns.start) & (own < columns.stop))[:, 0]

@@ -27,13 +27,10 @@ CASES = [
     ),
     Case(
         "cxc_intra",
-        "CxC text -> text ranks among 8,000 captions",
+        "CxC text -> text ranks among COCO's 25,000 test captions (5 GB on the released side)",
         evaluation.intra,
         evaluation.check_intra,
-        (
-            Target("ours", "released: float64, sorts, list search", 10.0),
-            Target("ours", "released without its list search"),
-        ),
+        (Target("ours", "released", 10.0),),
     ),
     Case(
         "gpo",

@@ -45,27 +45,16 @@ def five_folds_and_whole(images: np.ndarray, captions: np.ndarray) -> list[tuple
 
 
 def intra_ranks(
-    embeddings: np.ndarray,
-    ids: list[str],
-    listed: Mapping[str, Sequence[tuple[str, float]]],
-    *,
-    search_lists: bool,
+    embeddings: np.ndarray, ids: list[str], listed: Mapping[str, Sequence[tuple[str, float]]]
 ) -> np.ndarray:
-    """CxC text -> text: float64 product, diagonal 0, a sort per caption, positives found by searching the id
-    list.
-
-    search_lists=False finds them in a dict instead, which leaves product and sorts.
-    """
+    """CxC text -> text: float64 product, diagonal 0, a sort per caption."""
     sims = embeddings.astype(np.float64) @ embeddings.astype(np.float64).T
     np.fill_diagonal(sims, 0.0)
     position = {name: row for row, name in enumerate(ids)}
     best = np.zeros(len(ids), np.int64)
     for row, name in enumerate(ids):
         order = np.argsort(sims[row])[::-1]
-        if search_lists:
-            positives = [ids.index(item) for item, score in listed[name] if item in ids and score >= 3.0]
-        else:
-            positives = [position[item] for item, score in listed[name] if item in position and score >= 3.0]
+        positives = [position[item] for item, score in listed[name] if item in position and score >= 3.0]
         positives += [other for other in range(row // 5 * 5, row // 5 * 5 + 5) if other != row]
         best[row] = min(np.where(order == positive)[0][0] for positive in positives)
     return best

@@ -133,9 +133,9 @@ def text_positives(
     """Positives of each caption: those rated 3.0 or more, and the other captions of its image."""
     k = captions_per_image
     rated = positives(listed, captions, caption_at, minimum=MIN_TEXT_RATING, source=source)
-    siblings = [np.arange(row // k * k, row // k * k + k) for row in range(len(captions))]
+    siblings = [range(row // k * k, row // k * k + k) for row in range(len(captions))]
     return [
-        np.union1d(listed, own[own != row])
+        np.array(sorted({*listed.tolist(), *own[: row % k], *own[row % k + 1 :]}), np.int64)
         for row, (listed, own) in enumerate(zip(rated, siblings, strict=True))
     ]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from projects.vseinfty.augmentation import drop_grids
 from projects.vseinfty.backbones import Backbone
 from projects.vseinfty.pooling import inside
+from shared.packed_linear import affine
 
 NORM_EPS = 1e-8
 
@@ -39,13 +40,14 @@ class RegionMLP(nn.Module):
 
     def forward(self, x: Tensor, num_padding: int = 0) -> Tensor:
         """[R, D] -> [R, E]."""
-        hidden = self.layers[0](x)
+        first, second = self.layers
+        hidden = affine(x, *_parameters(first))
         if num_padding and self.training:
-            of_zeros = self.layers[0].get_parameter("bias").to(hidden.dtype).expand(num_padding, -1)
+            of_zeros = first.get_parameter("bias").to(hidden.dtype).expand(num_padding, -1)
             hidden = self.bns[0](torch.cat([hidden, of_zeros]))[: len(x)]
         else:
             hidden = self.bns[0](hidden)
-        return self.layers[1](torch.relu(hidden))
+        return affine(torch.relu(hidden), *_parameters(second))
 
 
 class RegionEncoder(nn.Module):
@@ -79,7 +81,7 @@ class RegionEncoder(nn.Module):
         total = len(rows)
         where = inside(lengths, regions.shape[1]).flatten().nonzero().squeeze(1)
         rows = rows.index_select(0, where) if len(where) < total else rows
-        features = self.fc(rows) + self.mlp(rows, num_padding=total - len(rows))
+        features = affine(rows, self.fc.weight, self.fc.bias) + self.mlp(rows, num_padding=total - len(rows))
         if len(rows) < total:
             features = features.new_zeros(total, features.shape[1]).index_copy(0, where, features)
         return features.unflatten(0, regions.shape[:2])
@@ -123,6 +125,10 @@ class GridEncoder(nn.Module):
         if grid_draws is None:
             return self.image_encoder(grids, _lengths(grids, None))
         return self.image_encoder(*drop_grids(grids, *grid_draws))
+
+
+def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    return layer.get_parameter("weight"), layer.get_parameter("bias")
 
 
 def _lengths(features: Tensor, lengths: Tensor | None) -> Tensor:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from shared.packed_linear import affine, product_with
 
 
 def bidirectional_states(
@@ -52,7 +53,7 @@ def _states_cpu(gru: nn.GRU, embed: Callable[[Tensor], Tensor], ids: Tensor, len
     for layer in range(gru.num_layers):
         states = []
         for suffix in (f"_l{layer}", f"_l{layer}_reverse"):
-            projected = F.linear(packed, parameters[f"weight_ih{suffix}"], parameters[f"bias_ih{suffix}"])
+            projected = affine(packed, parameters[f"weight_ih{suffix}"], parameters[f"bias_ih{suffix}"])
             weight, bias = parameters[f"weight_hh{suffix}"], parameters[f"bias_hh{suffix}"]
             steps = _steps(batch_sizes, reverse=suffix.endswith("reverse"))
             states.append(_Direction.apply(projected, weight, bias, steps))
@@ -96,7 +97,7 @@ class _Direction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, steps: list[_Step]) -> Tensor:
         hidden = weight.shape[1]
-        transposed = weight.to(inputs.dtype).t()
+        recur = product_with(weight.to(inputs.dtype), max(1, *(step.num_carried for step in steps)))
         precision = torch.promote_types(inputs.dtype, torch.float32)
         bias = bias.to(precision)
         before = torch.zeros(len(inputs), hidden, dtype=precision)
@@ -108,11 +109,7 @@ class _Direction(torch.autograd.Function):
                 gate, part, earlier = gates[step.now], recurrent[step.now], before[step.now]
                 carried = earlier[: step.num_carried].copy_(states[step.before])
                 part[step.num_carried :] = bias  # a sequence that begins has state 0
-                if precision == inputs.dtype:
-                    torch.addmm(bias, carried, transposed, out=part[: step.num_carried])
-                else:
-                    product = torch.mm(carried.to(inputs.dtype), transposed)
-                    torch.add(bias, product, out=part[: step.num_carried])
+                torch.add(recur(carried.to(inputs.dtype)), bias, out=part[: step.num_carried])
                 of_gates, of_candidate = inputs[step.now].split([2 * hidden, hidden], dim=1)
                 torch.add(part[:, : 2 * hidden], of_gates, out=gate[:, : 2 * hidden]).sigmoid_()
                 r, z, n = gate.split(hidden, dim=1)
@@ -126,7 +123,8 @@ class _Direction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         before, gates, of_candidate, weight = ctx.saved_tensors
         hidden = weight.shape[1]
-        recurrent_weight = weight.to(ctx.dtype)
+        widest = max(1, *(step.num_carried for step in ctx.steps))
+        recur_back = product_with(weight.to(ctx.dtype).t(), widest)
         total = gradients[0].to(before.dtype).clone()  # gradient of the state after each step
         of_inputs = torch.empty_like(gates)
         of_recurrent = torch.empty_like(gates)
@@ -140,7 +138,7 @@ class _Direction(torch.autograd.Function):
                 torch.mul(candidate * of_candidate[step.now], r - r * r, out=by_input[:, :hidden])
                 torch.mul((before[step.now] - n).mul_(state), z - z * z, out=by_input[:, hidden : 2 * hidden])
                 by_recurrent[:, : 2 * hidden] = by_input[:, : 2 * hidden]
-                back = torch.mm(by_recurrent[: step.num_carried].to(ctx.dtype), recurrent_weight)
+                back = recur_back(by_recurrent[: step.num_carried].to(ctx.dtype))
                 total[step.before] += kept[: step.num_carried] + back
             first = ctx.steps[0].now.stop if ctx.steps[0].now.start == 0 else 0  # its states before are zero
             flat = of_recurrent[first:].to(ctx.dtype)
