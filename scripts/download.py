@@ -1,8 +1,8 @@
 """Fetch what a paper needs and others publish: `python scripts/download.py vseinfty --list`, then without `--list`.
 
 `projects/<paper>/download.yaml` says for each item what it is, where it is, its size, checksum, licence and
-state: open (fetched here), gated, gone or unknown (the advice says what to do instead). A download that was
-cut or killed continues with the same command; what is there already is checked and left alone.
+state: open (fetched here); gated, gone, made from other files, or unknown (the advice says what to do). A
+download that was cut or killed continues with the same command; what is there already is checked and left alone.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from shared.errors import InputError
 from shared.files import atomic_write, remove_leftovers, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STATES = ("open", "gated", "gone", "unknown")
+STATES = ("open", "gated", "gone", "made", "unknown")
 ASK_FROM = 10**9  # bytes
 SIDE_FILE = ".sha256"
 

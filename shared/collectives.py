@@ -71,6 +71,17 @@ def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     _all_reduce_in_buckets(gradients)
 
 
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Give every rank the buffers of rank 0 (running statistics), before validating or saving.
+
+    With unsynchronised batch norm each rank has its own.
+    """
+    if world_size() == 1:
+        return
+    for buffer in module.buffers():
+        dist.broadcast(buffer, src=0)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """A small Python object of every rank, in rank order, on every rank."""
     if world_size() == 1:

@@ -8,6 +8,7 @@ was resumed.
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -155,6 +156,35 @@ def load(
             yield fetched.batch
     finally:
         del batches  # stops the workers now, also when a traceback keeps this frame alive
+
+
+class Clock:
+    """Seconds of a step: `data_time` until its batch was there, `batch_time` so far."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.data_time = 0.0
+
+    @property
+    def batch_time(self) -> float:
+        """Seconds since the step began."""
+        return time.perf_counter() - self._start
+
+
+def timed_batches(
+    fetch: Callable[[BatchPlan], T],
+    plans: Iterable[BatchPlan],
+    device: torch.device,
+    *,
+    workers: int | None = None,
+) -> Iterator[tuple[T, Clock]]:
+    """The batches of `load` on the device, each with the clock of its step, which ends with the next batch."""
+    loaded = load(fetch, plans, workers=workers, pin_memory=device.type == "cuda")
+    clock = Clock()
+    for batch in loaded:
+        clock.data_time = clock.batch_time
+        yield to_device(batch, device), clock
+        clock = Clock()
 
 
 def _next(batches: Iterator["_Fetched"], workers: int) -> "_Fetched | None":

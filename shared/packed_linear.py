@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MIN_ROWS = 256  # of a product that has to lay out its weight first
+_MIN_WEIGHT = 1 << 18  # numbers; small products are over before oneDNN has prepared for their shape
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 Product = Callable[[Tensor], Tensor]
@@ -23,7 +24,7 @@ def product_with(weight: Tensor, rows: int) -> Product:
 
     weight: [O, I]; x has its dtype.
     """
-    if not (_AVAILABLE and weight.device.type == "cpu" and weight.dtype == torch.float32):
+    if not (_AVAILABLE and _fits(weight)):
         return lambda x: torch.mm(x, weight.t())
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
@@ -32,10 +33,14 @@ def product_with(weight: Tensor, rows: int) -> Product:
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [R, I] @ weight.T + bias [R, O]; in float32 on a CPU by a packed product."""
     usual = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or len(x) < _MIN_ROWS
-    if usual or not (_AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
+    if usual or not (_AVAILABLE and _fits(weight) and x.dtype == weight.dtype):
         return F.linear(x, weight, bias)
     result: Tensor = _PackedLinear.apply(x, weight, bias)
     return result
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _MIN_WEIGHT
 
 
 class _PackedLinear(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """Every settings file composes, and everything it sets is a parameter of what the entry passes it to.
 
-An experiment (`configs/experiment/*.yaml`) belongs to train.yaml, unless its first line says otherwise:
-`# entry: eval`. The same holds for the options of every other group, which belong to all entries that have
-the group in their defaults.
+An experiment (`configs/experiment/*.yaml`) belongs to train.yaml, unless the comment at its top has a line
+`# entry: eval` (after `# @package _global_`, which hydra wants first). The same holds for the options of every
+other group, which belong to all entries that have the group in their defaults.
 """
 
 import ast
@@ -30,8 +30,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def entry_of(path: Path) -> str:
     """The entry that an experiment belongs to."""
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return first.removeprefix("# entry:").strip() if first.startswith("# entry:") else "train"
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if line.startswith("# entry:"):
+            return line.removeprefix("# entry:").strip()
+        if not line.startswith("#"):
+            break
+    return "train"
 
 
 def groups_of(project: str, entry: str) -> list[str]:
@@ -229,11 +233,11 @@ def test_sections_are_recognised() -> None:
     assert section('other["model"]') is None
 
 
-def test_the_experiments_entry_is_its_first_line(tmp_path: Path) -> None:
+def test_the_experiments_entry_is_in_the_comment_at_its_top(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("# entry: eval\n# @package _global_\n")
+    path.write_text("# @package _global_\n# entry: eval\nname: x\n")
     assert entry_of(path) == "eval"
-    path.write_text("# @package _global_\n# entry: eval\n")
+    path.write_text("# @package _global_\n# A row of the table.\nname: x\n# entry: eval\n")
     assert entry_of(path) == "train"
 
 

@@ -3,18 +3,16 @@
 n: items of the split   E: joint space
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from projects.vseinfty.data import CaptionBatch, ImageBatch, Split
 from projects.vseinfty.model import VSEModel
 from shared import data
-from shared.progress import Progress
-from shared.runtime import Runtime, all_gather_rows
+from shared.encoding import encode_all, length_buckets
+from shared.runtime import Runtime
+
+__all__ = ["encode_captions", "encode_images", "length_buckets"]
 
 
 def encode_images(
@@ -32,7 +30,8 @@ def encode_images(
     def encode(batch: ImageBatch) -> Tensor:
         return model.encode_images(batch.images, batch.image_lengths)
 
-    return _encode(model, encode, split.fetch_images, plans, split.num_images, runtime, workers, label)
+    shape = (split.num_images, model.embed_size)
+    return encode_all(model, encode, split.fetch_images, plans, shape, runtime, workers=workers, label=label)
 
 
 def encode_captions(
@@ -54,57 +53,7 @@ def encode_captions(
     def encode(batch: CaptionBatch) -> Tensor:
         return model.encode_captions(batch.captions, batch.caption_lengths)
 
-    return _encode(model, encode, split.fetch_captions, plans, split.num_captions, runtime, workers, label)
-
-
-def length_buckets(
-    lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> list[data.BatchPlan]:
-    """Batches of items sorted by length, dealt to the ranks in turn; each item is in exactly one batch."""
-    order = np.argsort(lengths, kind="stable").astype(np.int64)
-    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [
-        data.BatchPlan(epoch=0, step=step, indices=group)
-        for step, group in enumerate(groups[rank::world_size])
-    ]
-
-
-def _encode(
-    model: VSEModel,
-    encode: Callable[[Any], Tensor],
-    fetch: Callable[[data.BatchPlan], Any],
-    plans: list[data.BatchPlan],
-    num_items: int,
-    runtime: Runtime,
-    workers: int | None,
-    label: str | None,
-) -> np.ndarray:
-    """Encode this rank's plans in eval mode and gather: row i of the result [num_items, E] is item i."""
-    loaded = data.load(fetch, plans, workers=workers, pin_memory=runtime.device.type == "cuda")
-    embeddings = np.empty((num_items, model.embed_size), np.float32)
-    per_batch = sum(len(plan.indices) for plan in plans) / max(1, len(plans))
-    bar = Progress(
-        len(plans),
-        unit="step",
-        items_per_step=per_batch,
-        label=label or "",
-        device=runtime.device,
-        silent=label is None or not runtime.is_main,
+    shape = (split.num_captions, model.embed_size)
+    return encode_all(
+        model, encode, split.fetch_captions, plans, shape, runtime, workers=workers, label=label
     )
-    was_training = model.training
-    model.eval()
-    try:
-        with bar, torch.inference_mode(), runtime.autocast():
-            for plan, batch in zip(plans, loaded, strict=True):
-                rows = encode(data.to_device(batch, runtime.device))
-                embeddings[plan.indices] = rows.float().cpu().numpy()
-                bar.update()
-    finally:
-        model.train(was_training)
-    if runtime.world_size == 1:
-        return embeddings
-    own = np.concatenate([np.zeros(0, np.int64), *(plan.indices for plan in plans)])
-    positions = all_gather_rows(torch.from_numpy(own).to(runtime.device))
-    rows = all_gather_rows(torch.from_numpy(embeddings[own]).to(runtime.device))
-    embeddings[positions.cpu().numpy()] = rows.cpu().numpy()
-    return embeddings

@@ -4,7 +4,6 @@ B: batch, over all ranks   b: this rank's rows of it   N: regions or grids   L: 
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from projects.vseinfty import metrics
 from projects.vseinfty.cached_embeddings import CachedEmbeddings, RunningStatistics, chunk_slices
 from projects.vseinfty.captions import build_tokenizer
 from projects.vseinfty.data import Batch, DataSet, Split
-from projects.vseinfty.distributed import broadcast_buffers, pad_to_global_maximum, synchronize_batch_norm
+from projects.vseinfty.distributed import pad_to_global_maximum, synchronize_batch_norm
 from projects.vseinfty.encoding import encode_captions, encode_images, length_buckets
 from projects.vseinfty.losses import triplet_loss
 from projects.vseinfty.model import VSEModel
@@ -79,19 +78,6 @@ class StepResult:
     gradient_norm: float
 
 
-class Clock:
-    """Seconds of a step: `data_time` until its batch was there, `batch_time` so far (released names)."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self.data_time = 0.0
-
-    @property
-    def batch_time(self) -> float:
-        """Seconds since the step began."""
-        return time.perf_counter() - self._start
-
-
 def open_data(dataset: DataSet, model_settings: Mapping[str, Any], *, seed: int) -> tuple[Split, Split, int]:
     """The training and the dev split for a model of these settings, and the size of the vocabulary.
 
@@ -135,14 +121,9 @@ def prepare(model: VSEModel, runtime: Runtime, *, seed: int, sync_batchnorm: boo
 
 def batches(
     split: Split, plans: Iterable[data.BatchPlan], runtime: Runtime, *, workers: int | None = None
-) -> Iterator[tuple[Batch, Clock]]:
+) -> Iterator[tuple[Batch, data.Clock]]:
     """The plans' training batches on the device, each with the clock of its step."""
-    loader = data.load(split.fetch_train, plans, workers=workers, pin_memory=runtime.device.type == "cuda")
-    clock = Clock()
-    for batch in loader:
-        clock.data_time = clock.batch_time
-        yield data.to_device(batch, runtime.device), clock
-        clock = Clock()
+    return data.timed_batches(split.fetch_train, plans, runtime.device, workers=workers)
 
 
 def train_step(
@@ -239,7 +220,7 @@ def forward_and_backward(
 
 
 def record(
-    run: Run, at: Progress, optimizer: torch.optim.Optimizer, result: StepResult, clock: Clock
+    run: Run, at: Progress, optimizer: torch.optim.Optimizer, result: StepResult, clock: data.Clock
 ) -> None:
     """Write a step's numbers under the released names (spec section 9); times go to TensorBoard alone."""
     values = {"epoch": at.epoch, "Eit": at.step, "lr": optimizer.param_groups[0]["lr"], "Le": result.loss}
@@ -252,7 +233,7 @@ def validate(
     model: VSEModel, split: Split, runtime: Runtime, *, batch_size: int = 128, workers: int | None = None
 ) -> dict[str, float]:
     """Retrieval metrics of a split under the released names (`r1 .. rsum`), the same on every rank."""
-    broadcast_buffers(model)
+    collectives.broadcast_buffers(model)  # the released code keeps those of replica 0 as well
     images = encode_images(model, split, runtime, batch_size=batch_size, workers=workers)
     captions = encode_captions(model, split, runtime, batch_size=batch_size, workers=workers)
     per_image = split.num_captions // split.num_images

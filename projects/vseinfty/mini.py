@@ -14,12 +14,7 @@ Splits are separate random draws over one world (concept vectors and words). The
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +23,7 @@ import numpy as np
 
 from projects.vseinfty import mini_cxc, vocabulary
 from shared.errors import InputError
-from shared.files import read_json, write_json
+from shared.made_once import make_once
 
 FORMAT = 1  # raised whenever the same settings give other data
 VARIANTS = ("mixed", "sparse", "dense")
@@ -41,7 +36,6 @@ MIN_REGIONS, MAX_REGIONS = 12, 36
 FIXED_SIZES = (12, 18, 24, 36)  # dev and test sets of one size each, for the claim about size augmentation
 TRAIN_SIZE = 24
 VOCABULARY = "mini_precomp_vocab.json"
-MARKER = "mini.json"  # its settings; written last
 
 # Two words for each concept: a caption uses either, so the words must be learnt from the images.
 CONCEPTS = """
@@ -89,54 +83,6 @@ def ensure(
         raise InputError(f"data.variant: expected one of {', '.join(VARIANTS)}, found {variant!r}")
     asked = {"format": FORMAT, "variant": variant, "seed": seed, "train": train, "dev": dev, "test": test}
     return make_once(Path(root), asked, {"seed": 0, **DEFAULT_SIZES}, _write_variant)
-
-
-def make_once(
-    root: Path, asked: dict[str, Any], defaults: dict[str, Any], write: Callable[[Path, dict[str, Any]], None]
-) -> Path:
-    """Call `write(folder, settings)` on a temporary folder and rename it to `root`, unless `root` is there.
-
-    None in `asked` means the default in a new folder, anything in an old one. Two processes may race: the
-    loser discards its copy. Raises InputError when `root` holds something else than what was asked for.
-    """
-    if _is_made(root, asked):
-        return root
-    settings = {name: defaults[name] if value is None else value for name, value in asked.items()}
-    with _temporary_folder_beside(root) as folder:
-        write(folder, settings)
-        write_json(folder / MARKER, settings)
-        try:
-            os.rename(folder, root)
-        except OSError:
-            if not _is_made(root, asked):
-                raise
-    return root
-
-
-def _is_made(root: Path, asked: dict[str, Any]) -> bool:
-    """Whether `root` is there and whole; InputError when it is something else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False  # os.rename replaces an empty folder
-    marker = root / MARKER
-    if not marker.is_file():
-        raise InputError(f"{root}: expected embedded data made by mini.py, found no {MARKER} in it")
-    found = read_json(marker)
-    wrong = [name for name, value in asked.items() if value is not None and found.get(name) != value]
-    if wrong:
-        difference = ", ".join(f"{name} is {found.get(name)!r}, expected {asked[name]!r}" for name in wrong)
-        raise InputError(f"{marker}: made with other settings ({difference}); remove {root} to make it anew")
-    return True
-
-
-@contextmanager
-def _temporary_folder_beside(root: Path) -> Iterator[Path]:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-", suffix=".tmp", dir=root.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_world(seed: int) -> World:

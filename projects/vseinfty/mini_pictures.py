@@ -10,6 +10,7 @@ import numpy as np
 
 from projects.vseinfty import mini
 from shared.files import write_json
+from shared.made_once import make_once
 
 FORMAT = 1
 COLOURS = {
@@ -38,7 +39,7 @@ def ensure(
 ) -> Path:
     """Make the picture set on first use, in one step; return `root`. Defaults, errors as in `mini.ensure`."""
     asked = {"format": FORMAT, "variant": "pictures", "seed": seed, "train": train, "dev": dev, "test": test}
-    return mini.make_once(Path(root), {**asked, "side": side}, DEFAULTS, _write)
+    return make_once(Path(root), {**asked, "side": side}, DEFAULTS, _write)
 
 
 def _write(folder: Path, settings: dict[str, Any]) -> None:

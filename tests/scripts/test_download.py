@@ -410,7 +410,7 @@ def test_unknown_names(place: Place) -> None:
         ({"sha256": "xyz"}, "items[0] (thing): sha256"),
         (
             {"status": "shut"},
-            "items[0] (thing): status: expected open | gated | gone | unknown, found 'shut'",
+            "items[0] (thing): status: expected open | gated | gone | made | unknown, found 'shut'",
         ),
         ({"status": ["open"]}, "items[0] (thing): status"),
         ({"urls": "http://x/y"}, "items[0] (thing): urls: expected a list"),

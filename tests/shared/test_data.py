@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from shared.data import (
     item_generator,
     load,
     pad_sequences,
+    timed_batches,
     to_device,
 )
 from shared.errors import InputError
@@ -148,6 +150,25 @@ def test_batches_do_not_depend_on_workers(workers: int | None) -> None:
         assert torch.equal(batch.values, expected.values)
         assert batch.names == expected.names
         assert batch.optional is None
+
+
+def slow(plan: BatchPlan) -> Batch:
+    time.sleep(0.005)
+    return fetch(plan)
+
+
+def test_timed_batches_are_those_of_the_plans() -> None:
+    """The clock of a step runs from the end of the step before it."""
+    plans = [BatchPlan(1, step, np.arange(step, step + 3)) for step in range(3)]
+    clocks = []
+    timed = timed_batches(slow, plans, torch.device("cpu"), workers=0)
+    for plan, (batch, clock) in zip(plans, timed, strict=True):
+        assert torch.equal(batch.values, fetch(plan).values)
+        assert 0.005 <= clock.data_time <= clock.batch_time
+        time.sleep(0.005)
+        assert clock.batch_time >= clock.data_time + 0.005
+        clocks.append(clock)
+    assert len({id(clock) for clock in clocks}) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -43,6 +43,11 @@ def test_ranks_and_objects(two_rank_results: list[dict[str, Any]]) -> None:
     assert all(found["objects"] == [{"rank": 0}, {"rank": 1}] for found in two_rank_results)
 
 
+def test_buffers_are_those_of_rank_0(two_rank_results: list[dict[str, Any]]) -> None:
+    assert [found["buffers"].tolist() for found in two_rank_results] == [[5, 5], [5, 5]]
+    assert two_ranks.broadcast_buffers(1).tolist() == [6, 6], "in a single process they stay"
+
+
 def test_a_single_process_is_a_group_of_one() -> None:
     x = torch.randn(3, 2, requires_grad=True)
     assert runtime.all_gather_with_grad(x) is x

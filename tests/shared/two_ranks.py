@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared import checkpoint, collectives, runtime
+from shared import checkpoint, collectives, encoding, runtime
+from shared.batch_norm import synchronize_batch_norm
+from shared.data import BatchPlan
 from shared.runtime import Runtime
 
 SHARES = ((0, 3), (3, 8))  # the rows of each rank: unequal on purpose
@@ -102,6 +104,49 @@ def resumed_draws(rt: Runtime, folder: Path) -> tuple[list[float], list[float]]:
     return expected, draws()
 
 
+def normalised(first: int, last: int) -> dict[str, Tensor]:
+    """Outputs, gradients and buffers of batch norm over rows [R, C] and pixels [R, C, H, W]: this rank's share."""
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Tensor] = {}
+    for name, norm, shape in (("1d", nn.BatchNorm1d(3), ()), ("2d", nn.BatchNorm2d(3), (2, 4))):
+        layers = nn.Sequential(norm)
+        if collectives.world_size() > 1:
+            synchronize_batch_norm(layers)
+        inputs, factors = 3 * torch.randn(2, SHARES[-1][1], 3, *shape, generator=generator) + 1
+        x = inputs[first:last].clone().requires_grad_()
+        y = layers(x)
+        (y * factors[first:last]).sum().backward()
+        collectives.all_reduce_gradients(layers.parameters())
+        assert x.grad is not None
+        found |= {f"{name}.y": y.detach(), f"{name}.dx": x.grad}
+        found |= {f"{name}.d{key}": p.grad for key, p in layers.named_parameters() if p.grad is not None}
+        found |= {f"{name}.{key}": buffer for key, buffer in layers.named_buffers()}
+    return found
+
+
+def broadcast_buffers(rank: int) -> Tensor:
+    """The running mean after a broadcast; before it, each rank has its number."""
+    norm = nn.BatchNorm1d(2)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(5 + rank)
+    collectives.broadcast_buffers(norm)
+    return norm.running_mean
+
+
+LENGTHS = np.array([5, 3, 9, 3, 1, 7, 7])
+
+
+def encoded(rt: Runtime, batch_size: int = 2) -> np.ndarray:
+    """Item i as (i, its length), encoded in batches of similar length."""
+
+    def fetch(plan: BatchPlan) -> Tensor:
+        return torch.from_numpy(np.stack([plan.indices, LENGTHS[plan.indices]], axis=1)).float()
+
+    plans = encoding.length_buckets(LENGTHS, batch_size, rank=rt.rank, world_size=rt.world_size)
+    shape = (len(LENGTHS), 2)
+    return encoding.encode_all(nn.Identity(), lambda batch: batch, fetch, plans, shape, rt, workers=0)
+
+
 def main(out: Path) -> None:
     with runtime.start(device="cpu", threads=1) as rt:
         result: dict[str, Any] = {
@@ -111,9 +156,13 @@ def main(out: Path) -> None:
             "rows": gathered_rows(rt.rank),
             "rows with gradient": runtime.all_gather_with_grad(rows_of(rt.rank, torch.float32, (1, 4))),
             "objects": runtime.gather_objects({"rank": rt.rank}),
+            "normalised": normalised(*SHARES[rt.rank]),
+            "buffers": broadcast_buffers(rt.rank),
+            "encoded": encoded(rt),
             "draws": resumed_draws(rt, out / "run"),
         }
         runtime.barrier()
+    result["encoded"] = torch.from_numpy(result["encoded"])  # weights_only reads no arrays
     torch.save(result, out / f"rank{result['ranks'][0]}.pt")
 
 

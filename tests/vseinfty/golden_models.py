@@ -12,7 +12,7 @@ from torch import Tensor
 from projects.vseinfty import released
 from projects.vseinfty.model import VSEModel, build_model
 from tests.goldens import fill
-from tests.vseinfty.golden_case import Case
+from tests.goldens.case import Case
 
 State = dict[str, Tensor]
 

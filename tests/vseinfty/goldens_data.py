@@ -11,7 +11,7 @@ import torch
 from projects.vseinfty import augmentation, images, vocabulary, wordpiece
 from projects.vseinfty.captions import BertTokenizer, BiGRUTokenizer, Tokenizer, TokenTable
 from projects.vseinfty.precomp import RegionFile
-from tests.vseinfty.golden_case import Case
+from tests.goldens.case import Case
 
 
 def captions_bert(case: Case) -> None:

@@ -11,7 +11,7 @@ from projects.vseinfty.coefficients import positional_encoding
 from projects.vseinfty.image_encoders import GridEncoder, RegionEncoder, l2_normalize
 from projects.vseinfty.losses import triplet_loss
 from projects.vseinfty.pooling import GPO, build_pooling
-from tests.vseinfty.golden_case import Case
+from tests.goldens.case import Case
 from tests.vseinfty.golden_models import build, padded
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from projects.vseinfty import cxc, metrics, results
-from tests.vseinfty.golden_case import Case
+from tests.goldens.case import Case
 
 PROJECT = Path(metrics.__file__).parent
 NAMES = (*metrics.IMAGE_TO_TEXT, *metrics.TEXT_TO_IMAGE)

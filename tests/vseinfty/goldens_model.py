@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from tests.goldens.case import Case
 from tests.vseinfty import goldens_encoders, goldens_training
-from tests.vseinfty.golden_case import Case
 
 CALLS: dict[str, Callable[[Case], None]] = {
     "gpo": goldens_encoders.gpo,

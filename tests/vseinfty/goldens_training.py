@@ -12,7 +12,7 @@ from projects.vseinfty.data import Batch
 from projects.vseinfty.image_encoders import GridEncoder
 from projects.vseinfty.model import VSEModel, build_model
 from shared.runtime import Runtime
-from tests.vseinfty.golden_case import Case
+from tests.goldens.case import Case
 from tests.vseinfty.golden_models import build, padded, tensors, tensors_shape
 
 RELEASED_DEFAULTS = {

@@ -260,16 +260,6 @@ def test_validation_is_retrieval_of_the_encoded_split(
     assert torch.equal(torch.get_rng_state(), before), "validation must not move the training's generator"
 
 
-def test_length_buckets_hold_every_item_once_and_group_by_length() -> None:
-    lengths = np.random.default_rng(0).integers(1, 30, 101)
-    plans = [engine.length_buckets(lengths, 8, rank=r, world_size=3) for r in range(3)]
-    assert sorted(np.concatenate([p.indices for ps in plans for p in ps])) == list(range(101))
-    padding = sum(int((lengths[p.indices].max() - lengths[p.indices]).sum()) for ps in plans for p in ps)
-    assert padding < 0.1 * lengths.sum()
-    assert max(map(len, plans)) - min(map(len, plans)) <= 1
-    assert engine.length_buckets(lengths[:0], 8) == []
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_are_those_of_the_plans(workers: int, splits: tuple[Split, Split, int]) -> None:
     train = splits[0]

@@ -1,14 +1,12 @@
 """A killed run continues with the same command to the same result, bit for bit (real SIGKILL, real processes)."""
 
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.shared.runs import KILL_DRIVER, kill_after_lines
 from tests.vseinfty.training_runs import (
     TRAIN,
     assert_same_run,
@@ -20,7 +18,9 @@ from tests.vseinfty.training_runs import (
     trained,
 )
 
-DRIVER = Path(__file__).with_name("kill_driver.py")
+VALIDATE = (
+    "projects.vseinfty.metrics:retrieval"  # a point between the encodings and the metrics of a validation
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def uninterrupted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_at(run_dir: Path, overrides: list[str], point: str, count: int) -> None:
     """Start or continue the run and let it die at a point (see kill_driver.py)."""
-    finished = train(run_dir, *overrides, script=DRIVER, arguments=(point, str(count)))
+    finished = train(run_dir, *overrides, script=KILL_DRIVER, arguments=(str(TRAIN), point, str(count)))
     assert finished.returncode == -signal.SIGKILL, (point, count, finished.stderr[-2000:])
     assert not (run_dir / "results.json").exists()
 
@@ -45,7 +45,7 @@ def kill_at(run_dir: Path, overrides: list[str], point: str, count: int) -> None
     "kills",
     [
         pytest.param([("step", 1), ("step", 3), ("scalars", 2), ("step", 4)], id="after steps"),
-        pytest.param([("validate", 1), ("validate", 2)], id="in validation"),
+        pytest.param([(VALIDATE, 1), (VALIDATE, 2)], id="in validation"),
         pytest.param([("write", 1), ("write", 2), ("fsync", 3), ("fsync", 1)], id="in a checkpoint write"),
         pytest.param([("renamed", 1), ("best", 1), ("renamed", 2)], id="between the files of a checkpoint"),
     ],
@@ -66,22 +66,9 @@ def test_killed_from_outside_at_any_time(root: Path, uninterrupted: Path, tmp_pa
     run_dir, overrides = tmp_path / "killed", settings(root)
     command = [sys.executable, str(TRAIN), f"hydra.run.dir={run_dir}", *overrides]
     for lines in (1, 4, 8):
-        child = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        while child.poll() is None and not (
-            (run_dir / "metrics.jsonl").exists() and len(metrics_text(run_dir)) >= lines
-        ):
-            time.sleep(0.002)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        kill_after_lines(command, run_dir, lines)
     trained(run_dir, *overrides)
     assert_same_run(run_dir, uninterrupted)
-
-
-def metrics_text(run_dir: Path) -> list[str]:
-    return (run_dir / "metrics.jsonl").read_text().splitlines()
 
 
 def test_dropout_and_workers_continue_bit_for_bit(root: Path, tmp_path: Path) -> None:

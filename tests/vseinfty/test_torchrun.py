@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from projects.vseinfty.distributed import SynchronizedBatchNorm1d, synchronize_batch_norm
+from projects.vseinfty.distributed import synchronize_batch_norm
 from projects.vseinfty.losses import triplet_loss
+from shared.batch_norm import SynchronizedBatchNorm
 from shared.runtime import Runtime
 from tests.shared.group import processes, torchrun
+from tests.shared.runs import KILL_DRIVER
 from tests.vseinfty import two_ranks_training
 from tests.vseinfty.training_runs import (
     TRAIN,
@@ -25,7 +27,6 @@ from tests.vseinfty.training_runs import (
 from tests.vseinfty.two_ranks_training import SHARES, TEXT_ENCODERS, build, gradients, whole_batch
 
 ONE = Runtime(torch.device("cpu"))
-DRIVER = Path(__file__).with_name("kill_driver.py")
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +101,10 @@ def test_validation_uses_rank_0s_running_statistics_on_every_rank(
     assert as_rank_1["meanr"] != expected["meanr"], "rank 1's own statistics would have given other metrics"
 
 
-def test_synchronised_batch_norm_of_one_process_is_plain_batch_norm() -> None:
-    torch.manual_seed(0)
-    plain = nn.ModuleDict({"norm": nn.BatchNorm1d(5), "other": nn.BatchNorm2d(2)})
-    ours = nn.ModuleDict({"norm": nn.BatchNorm1d(5), "other": nn.BatchNorm2d(2)})
-    synchronize_batch_norm(ours)
-    assert isinstance(ours["norm"], SynchronizedBatchNorm1d)
-    assert type(ours["other"]) is nn.BatchNorm2d
-    assert list(ours.state_dict()) == list(plain.state_dict())
-    x = torch.randn(7, 5)
-    assert torch.equal(ours["norm"](x), plain["norm"](x))
-    assert torch.equal(ours["norm"].eval()(x), plain["norm"].eval()(x))
+def test_batch_norm_of_the_cnn_is_never_synchronised() -> None:
+    model = nn.ModuleDict({"norm": nn.BatchNorm1d(5), "of the CNN": nn.BatchNorm2d(2)})
+    synchronize_batch_norm(model)
+    assert [type(norm) for norm in model.values()] == [SynchronizedBatchNorm, nn.BatchNorm2d]
 
 
 def test_run_under_torchrun_equals_the_run_of_one_process(root: Path, tmp_path: Path) -> None:
@@ -136,7 +130,7 @@ def test_killed_group_continues_bit_for_bit(root: Path, tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         arguments = [f"hydra.run.dir={tmp_path / name}", *overrides]
         if name == "killed":
-            ranks = processes(DRIVER, "step", "3", *arguments)
+            ranks = processes(KILL_DRIVER, TRAIN, "step", "3", *arguments)
             assert {rank.returncode for rank in ranks} == {-signal.SIGKILL}, ranks[0].stderr[-2000:]
         for rank in processes(TRAIN, *arguments):
             assert rank.returncode == 0, rank.stderr[-3000:]

@@ -1,16 +1,27 @@
 """Tiny training runs for the tests: real files on disk, the real entry in a subprocess."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from projects.vseinfty import mini
+from tests.shared.runs import assert_same_run, metrics, results, weights
 
+__all__ = [
+    "PROJECT",
+    "TRAIN",
+    "assert_same_run",
+    "make_bert",
+    "make_set",
+    "metrics",
+    "results",
+    "settings",
+    "train",
+    "trained",
+    "weights",
+]
 PROJECT = Path(mini.__file__).parent
 TRAIN = PROJECT / "train.py"
 SMALL = (
@@ -70,35 +81,3 @@ def trained(run_dir: Path, *overrides: str, **options: Any) -> Path:
     finished = train(run_dir, *overrides, **options)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return run_dir
-
-
-def weights(run_dir: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    """Every tensor of the model and the optimizer in a checkpoint, by name."""
-    modules = torch.load(run_dir / name, weights_only=True)["modules"]
-    found = {f"model.{key}": value for key, value in modules["model"].items()}
-    for index, state in modules["optimizer"]["state"].items():
-        found |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    return found
-
-
-def metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def results(run_dir: Path) -> dict[str, Any]:
-    """results.json."""
-    content: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
-    return content
-
-
-def assert_same_run(actual: Path, expected: Path) -> None:
-    """Bit for bit the same weights, optimizer state, numbers over time and result."""
-    for name in ("last.pt", "best.pt"):
-        ours, theirs = weights(actual, name), weights(expected, name)
-        assert ours.keys() == theirs.keys()
-        different = [key for key in theirs if not torch.equal(ours[key], theirs[key])]
-        assert not different, f"{name}: {different[:5]} of {len(different)} tensors differ"
-    assert metrics(actual) == metrics(expected)
-    for key in ("metrics", "steps", "warnings"):
-        assert results(actual)[key] == results(expected)[key]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,7 @@ import yaml
 
 from tests.goldens import fill
 
-PAPER = "vseinfty"
-
-
-def goldens_root(paper: str = PAPER) -> Path:
-    """Folder with `cases.yaml` and its files; `GOLDENS=<root>` names another set of cases (`<root>/<paper>`)."""
-    root = Path(os.environ.get("GOLDENS") or Path(__file__).parents[1] / "goldens")
-    return root / paper if (root / paper).is_dir() else root
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,40 @@ class Case:
         np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=label)
 
 
-def read_cases(root: Path) -> list[Case]:
-    """Every row of `cases.yaml` under the root."""
+def read_cases(paper: str, calls: Collection[str]) -> list[Case]:
+    """Every row of the paper's `cases.yaml`: `tests/goldens/<paper>`, or with `GOLDENS=<root>` another set.
+
+    That root holds a folder per paper, or is itself the folder of one: of the paper that knows all its `calls`.
+    """
+    root = Path(os.environ.get("GOLDENS") or HERE)
+    if (root / paper).is_dir():
+        root = root / paper
+    elif not (root / "cases.yaml").is_file():
+        return []
     rows = yaml.safe_load((root / "cases.yaml").read_text(encoding="utf-8"))
+    if root.name != paper and not all(row["call"] in calls for row in rows):
+        return []
     return [Case(row, root) for row in rows]
+
+
+def unused_files(cases: Sequence[Case]) -> list[str]:
+    """Files of the golden folder that no case names: each would be a case left out."""
+    named = {text.rstrip("/") for case in cases for text in _strings(case.data) if text}
+    unused = []
+    for root in {case.root for case in cases}:
+        for path in sorted(root.rglob("*")):
+            relative = path.relative_to(root)
+            places = {relative.as_posix(), *(parent.as_posix() for parent in relative.parents)}
+            if path.is_file() and relative.name not in {"README.md", "cases.yaml"} and not named & places:
+                unused.append(relative.as_posix())
+    return unused
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return []

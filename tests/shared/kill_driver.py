@@ -1,16 +1,17 @@
-"""Runs train.py and kills the process with SIGKILL at a chosen point: python kill_driver.py POINT COUNT overrides...
+"""Runs an entry and kills the process with SIGKILL: python kill_driver.py ENTRY POINT COUNT overrides...
 
 | point | the process dies |
 |---|---|
-| step | after the COUNT-th optimizer step, before anything is written about it |
+| step | after the COUNT-th step of an Adam or AdamW, before anything is written about it |
 | scalars | after the COUNT-th line of metrics.jsonl |
-| validate | between the encodings and the metrics of the COUNT-th validation |
 | write | when half of the COUNT-th checkpoint is in the temporary file |
 | fsync | when the COUNT-th checkpoint is whole in the temporary file, but not renamed |
 | renamed | when the COUNT-th checkpoint has its name, but not its side file |
 | best | when the COUNT-th best.pt is about to get its name |
+| MODULE:NAME | before the COUNT-th call of this function or method (`package.module:Class.method`) |
 """
 
+import importlib
 import io
 import os
 import runpy
@@ -21,9 +22,7 @@ from typing import Any
 
 import torch
 
-from projects.vseinfty import metrics
 from shared import checkpoint, files, log
-from tests.vseinfty.training_runs import TRAIN
 
 remaining = 0
 
@@ -39,12 +38,12 @@ def due() -> bool:
     return remaining == 0
 
 
-def wrap(module: Any, name: str, *, before: bool, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Let `module.name` die at its COUNT-th call that `when` counts, before or after doing its work."""
-    original = getattr(module, name)
+def wrap(owner: Any, name: str, *, before: bool) -> None:
+    """Let `owner.name` die at its COUNT-th call, before or after doing its work."""
+    original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **keywords: Any) -> Any:
-        fatal = when(*arguments) and due()
+        fatal = due()
         if fatal and before:
             die()
         result = original(*arguments, **keywords)
@@ -52,14 +51,19 @@ def wrap(module: Any, name: str, *, before: bool, when: Callable[..., bool] = la
             die()
         return result
 
-    setattr(module, name, wrapped)
+    setattr(owner, name, wrapped)
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Ours, not a released file that an entry writes as well."""
+    return isinstance(content, dict) and "format" in content
 
 
 def half_written_checkpoint() -> None:
     original = torch.save
 
     def save(content: Any, file: Any) -> None:
-        if not due():
+        if not is_checkpoint(content) or not due():
             original(content, file)
             return
         whole = io.BytesIO()
@@ -68,18 +72,18 @@ def half_written_checkpoint() -> None:
         file.flush()
         die()
 
-    torch.save = save
+    torch.save = save  # type: ignore[assignment]
 
 
 def checkpoint_is_in_the_temporary_file() -> None:
-    """Die in the fsync that follows the COUNT-th torch.save."""
+    """Die in the fsync that follows the COUNT-th torch.save of a checkpoint."""
     original, saved = torch.save, [False]
 
     def save(content: Any, file: Any) -> None:
         original(content, file)
-        saved[0] = due()
+        saved[0] = is_checkpoint(content) and due()
 
-    torch.save = save
+    torch.save = save  # type: ignore[assignment]
     fsync = os.fsync
 
     def dying_fsync(descriptor: int) -> None:
@@ -87,13 +91,21 @@ def checkpoint_is_in_the_temporary_file() -> None:
             die()
         fsync(descriptor)
 
-    os.fsync = dying_fsync
+    os.fsync = dying_fsync  # type: ignore[assignment]
+
+
+def before_a_call(of: str) -> None:
+    module, _, names = of.partition(":")
+    *path, name = names.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    wrap(owner, name, before=True)
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "step": lambda: wrap(torch.optim.AdamW, "step", before=False),
+    "step": lambda: wrap(torch.optim.Adam, "step", before=False),
     "scalars": lambda: wrap(files, "append_jsonl", before=False),
-    "validate": lambda: wrap(metrics, "retrieval", before=True),
     "write": half_written_checkpoint,
     "fsync": checkpoint_is_in_the_temporary_file,
     "renamed": lambda: wrap(checkpoint, "_write_side_files", before=True),
@@ -102,10 +114,14 @@ POINTS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    point, count, *overrides = sys.argv[1:]
+    entry, point, count, *overrides = sys.argv[1:]
     assert log.files is files, "log must write through shared.files, or the point `scalars` is never met"
+    assert torch.optim.AdamW.step is torch.optim.Adam.step, "or the point `step` is never met with AdamW"
     remaining = int(count)
-    POINTS[point]()
-    sys.argv = [str(TRAIN), *overrides]
-    runpy.run_path(str(TRAIN), run_name="__main__")
+    if ":" in point:
+        before_a_call(of=point)
+    else:
+        POINTS[point]()
+    sys.argv = [entry, *overrides]
+    runpy.run_path(entry, run_name="__main__")
     sys.exit(f"{point} {count} was never reached")

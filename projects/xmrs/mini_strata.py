@@ -1,0 +1,34 @@
+"""Which val and test recipes of the mini-kitchen hold rare words, and which are twins of each other."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from projects.xmrs.mini_world import CONCEPTS
+from projects.xmrs.recipe1m import PARTITIONS
+
+if TYPE_CHECKING:
+    from projects.xmrs.mini import Entry
+
+RARE = 3  # training recipes that hold a rare word, at most
+
+
+def strata(entries: Mapping[str, Sequence["Entry"]]) -> dict[str, Any]:
+    """{split: {"strata": {name: ids}, "twins": [[id, id], ...]}} for val and test.
+
+    `rare`: recipes with a word that names a concept and stands in at most RARE training recipes; `common`: the
+    others. Of the rare ones, `loan`: with a rare word taken from another language; `native`: without.
+    """
+    counts = Counter(word for entry in entries["train"] for word in entry.text.words)
+    loans = {word for concepts in CONCEPTS.values() for concept in concepts for word in concept.loans}
+    found: dict[str, Any] = {}
+    for split in PARTITIONS[1:]:
+        names: dict[str, list[str]] = {"rare": [], "common": [], "loan": [], "native": []}
+        for entry in entries[split]:
+            rare = {word for word in entry.text.words if counts[word] <= RARE}
+            names["rare" if rare else "common"].append(entry.recipe.id)
+            if rare:
+                names["loan" if rare & loans else "native"].append(entry.recipe.id)
+        twins = [[entry.twin, entry.recipe.id] for entry in entries[split] if entry.twin]
+        found[split] = {"strata": names, "twins": twins}
+    return found
