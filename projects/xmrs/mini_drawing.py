@@ -93,7 +93,7 @@ def _draw_vessel(image: np.ndarray, vessel: int, centre: np.ndarray, radius: flo
     if vessel in (2, 5):  # pan: one handle; pot: two
         for direction in (turn,) if vessel == 2 else (turn, turn + np.pi):
             end = centre + 1.5 * radius * np.array([np.cos(direction), np.sin(direction)])
-            cv2.line(image, _fixed(centre), _fixed(end), rim, 6 if vessel == 2 else 12, cv2.LINE_AA, _SHIFT)
+            cv2.line(image, _point(centre), _point(end), rim, 6 if vessel == 2 else 12, cv2.LINE_AA, _SHIFT)
     _disc(image, centre, radius, rim)
     _disc(image, centre, (0.96 if vessel in (0, 2) else 0.9) * radius, colour)
 
@@ -108,7 +108,7 @@ def _draw_base(
     for point in _heap(centre, 0.9 * radius, 40, rng):
         if base % 2:
             end = point + rng.uniform(-5, 5, 2) * radius / 30
-            cv2.line(image, _fixed(point), _fixed(end), darker, 1, cv2.LINE_AA, _SHIFT)
+            cv2.line(image, _point(point), _point(end), darker, 1, cv2.LINE_AA, _SHIFT)
         else:
             _disc(image, point, radius / 28, darker)
 
@@ -126,7 +126,7 @@ def _draw_pieces(
             arm = rng.uniform(5, 6.5) * scale * np.array([np.cos(angle), np.sin(angle)])
             for width, ink in ((6, edge), (3, colour)):
                 thickness = max(1, round(width * scale))
-                cv2.line(image, _fixed(point - arm), _fixed(point + arm), ink, thickness, cv2.LINE_AA, _SHIFT)
+                cv2.line(image, _point(point - arm), _point(point + arm), ink, thickness, cv2.LINE_AA, _SHIFT)
         else:
             size = rng.uniform(5, 6) * scale
             _disc(image, point, size, _mixed(colour, 0.45))
@@ -177,12 +177,17 @@ def _ring(centre: np.ndarray, radius: float, count: int, rng: np.random.Generato
 
 
 def _disc(image: np.ndarray, centre: np.ndarray, radius: float, colour: Colour) -> None:
-    cv2.circle(image, _fixed(centre), max(1, round(radius * _ONE)), colour, -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(image, _point(centre), max(1, round(radius * _ONE)), colour, -1, cv2.LINE_AA, _SHIFT)
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
     """OpenCV's fixed-point coordinates."""
     return np.round(np.asarray(points) * _ONE).astype(np.int32)
+
+
+def _point(point: np.ndarray) -> tuple[int, int]:
+    x, y = _fixed(point)
+    return int(x), int(y)
 
 
 def _mixed(colour: Colour, share: float, towards: int = 0) -> Colour:
