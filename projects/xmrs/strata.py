@@ -39,7 +39,7 @@ def metrics(
 
     Returns:
         {"strata": {name: {"count", "image_to_recipe", "recipe_to_image"}}, "twins": {"count", "image_to_recipe",
-        "recipe_to_image"}}; shares of 1. A stratum that no subset meets has NaN-free counts only.
+        "recipe_to_image"}}; shares of 1. A stratum that no subset meets has its count alone.
 
     Raises:
         InputError: the file names a recipe that the split lacks.
