@@ -1,6 +1,6 @@
 """Train X-MRS (Guerrero, Pham, Pavlovic: "Cross-modal Retrieval and Synthesis (X-MRS)", ACM MM 2021).
 
-python train.py                                  embedded mini kitchen, 2 CPU cores, about a minute
+python train.py                                  embedded mini kitchen, 2 CPU cores, about two minutes
 python train.py experiment=smoke                 the same, a few steps
 python train.py experiment=x_mrs                 Recipe1M, 1 GPU: medR 1.0, R@1 64.0 among 1,000 (paper)
 torchrun --standalone --nproc_per_node=4 train.py experiment=x_mrs      4 GPUs, negatives of the global batch
