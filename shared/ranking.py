@@ -129,8 +129,15 @@ class _Direction:
         """Add what a tile says about these lines; transposed: they are the columns of the tile."""
         above, below, best_at = self.above[lines], self.below[lines], self.best_at[lines]
         truth = self._buffer_like(tile)
-        before = _count_true(torch.gt, tile, above, transposed, truth)
-        near = _count_true(torch.ge, tile, below, transposed, truth) - before
+        reached = _count_true(torch.ge, tile, below, transposed, truth)
+        some = torch.nonzero(reached)[:, 0]  # lines where an item may come before the target: often few
+        if len(some) < len(reached) // 4:
+            part = tile.index_select(1 if transposed else 0, some)
+            before = torch.zeros_like(reached)
+            before[some] = _count_true(torch.gt, part, above[some], transposed, torch.empty_like(part))
+        else:
+            before = _count_true(torch.gt, tile, above, transposed, truth)
+        near = reached - before
         near -= ((best_at >= others.start) & (best_at < others.stop)).long()  # the best target itself
         undecided = torch.nonzero(near)[:, 0]
         if len(undecided):
@@ -165,8 +172,9 @@ class _Direction:
     ) -> Tensor:
         """How many of the undecided scores of `part` come before the best target, by their float64 scores."""
         above, below = self.above[lines, None].to(part.dtype), self.below[lines, None].to(part.dtype)
-        near = (part >= below) & ~(part > above)
-        near[self._targets_in(lines, others)] = False
+        near = torch.ge(part, below, out=torch.empty_like(part))  # see _count_true
+        near -= torch.gt(part, above, out=torch.empty_like(part))
+        near[self._targets_in(lines, others)] = 0
         at, other = (
             torch.nonzero(near.T, as_tuple=True)[::-1] if transposed else torch.nonzero(near, as_tuple=True)
         )
@@ -213,14 +221,25 @@ def _sweep(scores: Scores, rows: _Direction, columns: _Direction | None) -> None
     """Count over all tiles; `columns is rows`: scores are symmetric, one triangle of tiles tells all."""
     symmetric = columns is rows
     with _full_precision(scores.device):
-        for down in _blocks(scores.shape[0], scores.device):
-            for across in _blocks(scores.shape[1], scores.device):
-                if symmetric and across.start < down.start:
-                    continue
-                tile = scores.tile(down, across, False)
-                rows.count(scores, tile, down, across, transposed=False)
-                if columns is not None and not (symmetric and across.start == down.start):
-                    columns.count(scores, tile, across, down, transposed=True)
+        for down, across in _tiles(scores.shape, scores.device, symmetric):
+            tile = scores.tile(down, across, False)
+            rows.count(scores, tile, down, across, transposed=False)
+            if columns is not None and not (symmetric and across == down):
+                columns.count(scores, tile, across, down, transposed=True)
+
+
+def _tiles(shape: tuple[int, int], device: torch.device, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of all tiles, or of those of the upper triangle; those of the same columns in a row."""
+    for across in _blocks(shape[1], device):
+        for down in _blocks(shape[0], device):
+            if (
+                symmetric and down.start == across.start
+            ):  # three quarters of a tile on the diagonal are enough
+                middle = (across.start + across.stop) // 2
+                first, second = slice(across.start, middle), slice(middle, across.stop)
+                yield from ((first, first), (first, second), (second, second))
+            elif not symmetric or down.start < across.start:
+                yield down, across
 
 
 def _target_pairs(targets: Targets, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from shared.packed_linear import product_with
+from shared.packed_linear import Product, product_with
 
 Embeddings = np.ndarray | Tensor
 ScoreBlock = Callable[[slice, slice], np.ndarray | Tensor]
@@ -42,7 +42,8 @@ class Products:
     """Dot products of `x` [Q, D] and `y` [N, D], in tiles of `dtype`; pairs and exact tiles in float64."""
 
     def __init__(self, x: Embeddings, y: Embeddings, dtype: torch.dtype = torch.float32) -> None:
-        self.x, self.y = _checked(x, "queries"), _checked(y, "items")
+        self.x = _checked(x, "queries")
+        self.y = self.x if y is x else _checked(y, "items")
         if self.x.dtype != self.y.dtype:
             self.x, self.y = self.x.double(), self.y.double()
         if self.x.shape[1] != self.y.shape[1]:
@@ -55,6 +56,7 @@ class Products:
         self.norms = [torch.linalg.vector_norm(side, dim=1).double() for side in (self.x, self.y)]
         self.self_items: Tensor | None = None
         self.self_score = 0.0
+        self.laid_out: tuple[slice, int, Product] | None = None  # the columns of the last tile
 
     def set_self(self, items: Tensor, score: float) -> None:
         """Give the pairs (row, items[row]) the constant `score`."""
@@ -65,15 +67,33 @@ class Products:
         if exact and not self.exact:
             tile = self.x[rows].double() @ self.y[columns].double().T
         else:
-            tile = product_with(self.fast[1][columns], rows.stop - rows.start)(self.fast[0][rows])
+            tile = self._with_columns(columns, rows.stop - rows.start)(self.fast[0][rows])
         if self.self_items is not None:
             own = self.self_items[rows]
             inside = torch.nonzero((own >= columns.start) & (own < columns.stop))[:, 0]
             tile[inside, own[inside] - columns.start] = self.self_score
         return tile
 
+    def _with_columns(self, columns: slice, rows: int) -> Product:
+        """The product with these columns, laid out once for all tiles that follow each other in them."""
+        if self.laid_out is None or self.laid_out[:2] != (columns, rows):
+            self.laid_out = None  # frees the memory before more is taken
+            self.laid_out = columns, rows, product_with(self.fast[1][columns], rows)
+        return self.laid_out[2]
+
     def pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
         """float64 scores of single pairs; equal vectors have equal scores."""
+        if self.x is self.y:  # a pair and its mirror image have one score
+            pair = torch.minimum(rows, columns) * len(self.y) + torch.maximum(rows, columns)
+            pair, at = torch.unique(pair, return_inverse=True)
+            scores = self._dots(pair // len(self.y), pair % len(self.y))[at]
+        else:
+            scores = self._dots(rows, columns)
+        if self.self_items is not None:
+            scores = torch.where(self.self_items[rows] == columns, self.self_score, scores)
+        return scores
+
+    def _dots(self, rows: Tensor, columns: Tensor) -> Tensor:
         scores = torch.empty(len(rows), dtype=torch.float64, device=self.device)
         step = min(max(1, _PAIR_NUMBERS // max(1, self.x.shape[1])), max(1, len(rows)))
         # in buffers: fresh memory for every part costs more than the sums
@@ -85,8 +105,6 @@ class Products:
             products[used] = gathered[used]
             torch.index_select(self.y, 0, columns[part], out=gathered[used])
             torch.sum(products[used].mul_(gathered[used]), 1, out=scores[part])
-        if self.self_items is not None:
-            scores = torch.where(self.self_items[rows] == columns, self.self_score, scores)
         return scores
 
     def slack(self, transposed: bool, exact: bool) -> Tensor:

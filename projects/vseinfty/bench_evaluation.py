@@ -14,12 +14,14 @@ from projects.vseinfty.bench_training import small_or_paper_model
 from shared.bench import Sides
 
 
-def embeddings(num_images: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors [n, E] and [5n, E] that retrieve about as well as a trained model."""
+def embeddings(
+    num_images: int, dim: int, seed: int = 0, *, noise: float = 0.28
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors [n, E] and [5n, E]; with this noise images find captions about as well as in a trained model."""
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((num_images, dim), dtype=np.float32)
     captions = np.repeat(images, 5, axis=0)
-    captions += 0.28 * dim**0.5 * rng.standard_normal(captions.shape, dtype=np.float32)
+    captions += noise * dim**0.5 * rng.standard_normal(captions.shape, dtype=np.float32)
     for rows in (images, captions):
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return images, captions
@@ -72,7 +74,8 @@ def check_protocol(outputs: Mapping[str, Any]) -> str:
 
 def intra(quick: bool) -> Sides:
     """CxC text -> text among the 25,000 test captions of COCO."""
-    _, captions = embeddings(*((40, 32) if quick else (5000, 1024)))
+    # captions find captions of the same image like those of a trained model: R@1 about 45 %
+    _, captions = embeddings(*((40, 32) if quick else (5000, 1024)), noise=0.096)
     rng = np.random.default_rng(1)
     ids = [str(800_000 + 3 * row) for row in range(len(captions))]
     rated = {

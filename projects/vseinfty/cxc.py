@@ -131,13 +131,15 @@ def text_positives(
     source: str = "t2t",
 ) -> list[np.ndarray]:
     """Positives of each caption: those rated 3.0 or more, and the other captions of its image."""
-    k = captions_per_image
+    k, count = captions_per_image, len(captions)
     rated = positives(listed, captions, caption_at, minimum=MIN_TEXT_RATING, source=source)
-    siblings = [range(row // k * k, row // k * k + k) for row in range(len(captions))]
-    return [
-        np.array(sorted({*listed.tolist(), *own[: row % k], *own[row % k + 1 :]}), np.int64)
-        for row, (listed, own) in enumerate(zip(rated, siblings, strict=True))
-    ]
+    rows = np.arange(count)
+    siblings = (rows - rows % k)[:, None] + np.arange(k)
+    own = np.stack(np.broadcast_arrays(rows[:, None], siblings)).reshape(2, -1)
+    own = own[:, (own[0] != own[1]) & (own[1] < count)]
+    lines = np.concatenate([np.repeat(rows, [len(found) for found in rated]), own[0]])
+    pairs = np.unique(lines * count + np.concatenate([*rated, own[1]]))
+    return np.split(pairs % count, np.searchsorted(pairs, rows[1:] * count))
 
 
 def positives(
