@@ -88,7 +88,7 @@ def run(items: Sequence[Item], root: Path, options: argparse.Namespace) -> int:
     if closed:
         print("\nNot to be fetched from here:")
     for item in closed:
-        print(textwrap.fill(f"{item.name} ({item.status}): {item.advice}", 110, subsequent_indent="    "))
+        print(_wrapped(f"{item.name} ({item.status}): {item.advice}"))
     return 2 if failed else 0
 
 
@@ -153,8 +153,20 @@ def table(items: Sequence[Item], root: Path) -> str:
         lines += ["", f"{item.name}: {item.what}", f"    to {item.destination}{'/' if item.unpack else ''}"]
         lines += [f"    from {url}" for url in item.urls]
         if item.advice:
-            lines.append(textwrap.fill(item.advice, 110, initial_indent="    ", subsequent_indent="    "))
+            lines.append(_wrapped(item.advice, "    "))
     return "\n".join(lines)
+
+
+def _wrapped(text: str, first: str = "") -> str:
+    """Lines of 110 characters; an address stays in one piece."""
+    return textwrap.fill(
+        text,
+        110,
+        initial_indent=first,
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def read_manifest(path: Path) -> list[Item]:

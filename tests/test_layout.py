@@ -21,7 +21,7 @@ SOURCES = files_of("shared", "projects", "scripts")
 OURS = {"shared", "projects", "scripts", "tests"}
 # what shared/ may build on: torch, numpy, and libraries for files, settings and terminals
 SHARED_BUILDS_ON = {"torch", "numpy", "PIL", "cv2", "yaml", "hydra", "omegaconf", "ijson", "lmdb", "h5py"}
-SHARED_BUILDS_ON |= {"tensorboard", "tqdm", "matplotlib", "jinja2", "markupsafe"}
+SHARED_BUILDS_ON |= {"tensorboard", "tqdm", "matplotlib", "jinja2", "markupsafe", "embreex"}
 TRAIN = f"projects/{PROJECTS[0]}/train.py"  # an entry
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 80
