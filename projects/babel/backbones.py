@@ -1,49 +1,17 @@
-"""Backbones of the segmentation nets: images -> a shallow map (stride 4) and a deep map.
-
-A backbone is no module: it names layers as the released checkpoints do, which lie flat in the net beside those of
-the head, and says how images run through the net's layers.
-"""
+"""Backbones of the segmentation nets by name: images -> a shallow map (stride 4) and a deep map."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from projects.babel.backbone import Backbone, Layers, Maps
+from projects.babel.resnet38 import build_resnet38
+from projects.babel.vgg16 import build_vgg16
 from shared.errors import InputError
 
-Layers = dict[str, nn.Module]
 RESNETS = ("resnet18", "resnet50", "resnet101")
 NAMES = (*RESNETS, "resnet38", "vgg16")
-
-
-class Maps(NamedTuple):
-    """shallow [B, S, H/4, W/4] ("conv3"), deep [B, D, H/s, W/s] ("backbone")."""
-
-    shallow: Tensor
-    deep: Tensor
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone's layers and graph.
-
-    Attributes:
-        layers: its modules by released name, in the released order.
-        encode: (net, images [B, 3, H, W]) -> Maps, through the layers of that name in `net`.
-        shallow, deep: channels of the two maps.
-        frozen: layers whose parameters and statistics stay as they were loaded.
-        bias_rate: learning rate of its biases, and of the head's, in units of the weights' (released: 2 for
-            VGG16 and ResNet38).
-    """
-
-    layers: Layers
-    encode: Callable[[nn.Module, Tensor], Maps]
-    shallow: int
-    deep: int
-    frozen: tuple[str, ...] = ()
-    bias_rate: int = 1
 
 
 def build_backbone(name: str, *, width: int = 64, output_stride: int | None = None) -> Backbone:
@@ -65,11 +33,7 @@ def build_backbone(name: str, *, width: int = 64, output_stride: int | None = No
     if output_stride not in (None, 8) or width != 64:
         raise InputError(f"model.backbone {name}: expected output_stride 8 or null and width 64")
     if name == "vgg16":
-        from projects.babel.vgg16 import build_vgg16
-
         return build_vgg16()
-    from projects.babel.resnet38 import build_resnet38
-
     return build_resnet38()
 
 

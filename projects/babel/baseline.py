@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.babel.backbones import Backbone
+from projects.babel.backbone import Backbone
 from projects.babel.outputs import Output, Segmenter
 
 LAYERS = ("conv3", "backbone", "score")

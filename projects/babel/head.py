@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from projects.babel.aspp import ASPP
-from projects.babel.backbones import Backbone
+from projects.babel.backbone import Backbone
 from projects.babel.draws import Dropout
 from projects.babel.gate import StochasticGate
 from projects.babel.gci import GlobalCueInjection

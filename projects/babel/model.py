@@ -11,6 +11,7 @@ from projects.babel.baseline import CamNet
 from projects.babel.classifiers import Classifier
 from projects.babel.head import SingleStageNet
 from projects.babel.outputs import Net, Output, Segmenter
+from projects.babel.released import load_backbone
 from shared.errors import InputError
 
 __all__ = ["KINDS", "Net", "Output", "Segmenter", "build_model", "predict"]
@@ -78,8 +79,6 @@ def build_model(
         raise InputError(f"model.kind: expected one of {', '.join(KINDS)}, found {kind!r}")
     net.settings = settings
     if weights is not None:
-        from projects.babel.released import load_backbone
-
         load_backbone(net, weights)
     return net
 

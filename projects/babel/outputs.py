@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from projects.babel.backbones import Backbone, Maps
+from projects.babel.backbone import Backbone, Maps
 from shared.errors import InputError
 
 

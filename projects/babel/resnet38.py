@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.babel.backbones import Backbone, Layers, Maps
+from projects.babel.backbone import Backbone, Layers, Maps
 
 LAST_SHALLOW = "b3_2"
 FROZEN = ("conv1a", "b2", "b2_1", "b2_2")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from projects.babel import released, snapshots
+from projects.babel import released, released_nets, snapshots
 from projects.babel.concepts import CONCEPTS
 from projects.babel.outputs import Net
 from shared import checkpoint
@@ -64,7 +64,9 @@ def load(
     else:
         run, state = _run_beside(file), released.state_of(content, file)
         progress, name = _of_name(file), file.stem
-    net = released.to_model(state, source=file, settings={**dict(run.get("model") or {}), **(settings or {})})
+    net = released_nets.to_model(
+        state, source=file, settings={**dict(run.get("model") or {}), **(settings or {})}
+    )
     run = {**run, "model": net.settings}
     return Trained(net.to(device), run, _concepts(run, concepts, net.concepts, file), name, file, progress)
 

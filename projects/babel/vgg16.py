@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.babel.backbones import Backbone, Layers, Maps
+from projects.babel.backbone import Backbone, Layers, Maps
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 STRIDES = (2, 2, 2, 1)  # of the 3x3 pools after the first four stages

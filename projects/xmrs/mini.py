@@ -14,7 +14,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from projects.xmrs import mini_languages, mini_strata, recipe1m
 from projects.xmrs.dictionary_translator import DictionaryTranslator
 from projects.xmrs.lmdb_writer import write_stores
 from projects.xmrs.mini_drawing import draw_photo
+from projects.xmrs.mini_strata import Entry
 from projects.xmrs.mini_text import Text, write_text
 from projects.xmrs.mini_world import BACKGROUND, Dish, class_names, dish_class, draw_dish
 from projects.xmrs.recipe1m import PARTITIONS, DetectedIngredients, Recipe
@@ -40,18 +41,6 @@ WITHOUT_PHOTO = (
     1 / 50
 )  # as many recipes as this share of the training ones have no photo, as most of Recipe1M
 PHOTOS = (0.6, 0.25, 0.15)  # one, two or three of a training recipe
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A recipe of the mini-kitchen and what it was made from; `images` are names of photos."""
-
-    recipe: Recipe
-    dish: Dish
-    text: Text
-    images: list[str]
-    dish_class: int
-    twin: str | None = None  # id of the recipe that it turns round
 
 
 def make(

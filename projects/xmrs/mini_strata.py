@@ -2,18 +2,29 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from projects.xmrs.mini_world import CONCEPTS
-from projects.xmrs.recipe1m import PARTITIONS
-
-if TYPE_CHECKING:
-    from projects.xmrs.mini import Entry
+from projects.xmrs.mini_text import Text
+from projects.xmrs.mini_world import CONCEPTS, Dish
+from projects.xmrs.recipe1m import PARTITIONS, Recipe
 
 RARE = 3  # training recipes that hold a rare word, at most
 
 
-def strata(entries: Mapping[str, Sequence["Entry"]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Entry:
+    """A recipe of the mini-kitchen and what it was made from; `images` are names of photos."""
+
+    recipe: Recipe
+    dish: Dish
+    text: Text
+    images: list[str]
+    dish_class: int
+    twin: str | None = None  # id of the recipe that it turns round
+
+
+def strata(entries: Mapping[str, Sequence[Entry]]) -> dict[str, Any]:
     """{split: {"strata": {name: ids}, "twins": [[id, id], ...]}} for val and test.
 
     `rare`: recipes with a word that names a concept and stands in at most RARE training recipes; `common`: the

