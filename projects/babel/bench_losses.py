@@ -105,7 +105,7 @@ CASES = [
     Case(
         "contrastive_loss",
         f"3D loss with its backward: {PAIRS} pairs x {POINTS} points, {NEGATIVES} negatives, "
-        f"features {CHANNELS} x {SIDE} x {SIDE}",
+        f"features {CHANNELS} x {SIDE} x {SIDE} (huge pages for ours alone)",
         contrastive,
         check_gradients,
         (Target("ours", "released", 15.0), Target("ours planar", "released")),
@@ -113,7 +113,8 @@ CASES = [
     ),
     Case(
         "mask_loss",
-        f"pseudo ground truth and mask loss with its backward: {2 * PAIRS} images of {IMAGE} x {IMAGE}",
+        f"pseudo ground truth and mask loss with its backward: {2 * PAIRS} images of {IMAGE} x {IMAGE} "
+        "(huge pages for ours alone)",
         masks,
         check_gradients,
         (Target("ours", "released", 3.0),),

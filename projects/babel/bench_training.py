@@ -212,7 +212,8 @@ def check_training(outputs: Mapping[str, Any]) -> str:
 CASES = [
     Case(
         "train_step",
-        f"training step of the ResNet-50 net: {PAIRS} pairs, {IMAGE} x {IMAGE} pixels, {POINTS} points each",
+        f"training step of the ResNet-50 net: {PAIRS} pairs, {IMAGE} x {IMAGE} pixels, {POINTS} points each "
+        "(huge pages for ours alone)",
         training,
         check_training,
         (
