@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from shared import files
@@ -119,12 +120,13 @@ class Run:
         """Add points to TensorBoard alone: times, and whatever else differs from run to run."""
         if not self.runtime.is_main:
             return
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self.dir), purge_step=self._purge_step)
         for name, value in values.items():
-            self._events.add_scalar(name, _number(value), step)
+            self._writer().add_scalar(name, _number(value), step)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Add a picture, RGB uint8 [H, W, 3], to TensorBoard."""
+        if self.runtime.is_main:
+            self._writer().add_image(name, pixels, step, dataformats="HWC")
 
     def rewind(self, step: int) -> None:
         """Drop what was written after `step`: the steps that a resumed run is going to repeat."""
@@ -196,6 +198,13 @@ class Run:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+    def _writer(self) -> Any:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.dir), purge_step=self._purge_step)
+        return self._events
 
     def _note(self, message: str) -> None:
         with open(self.dir / "log.txt", "a", encoding="utf-8") as file:

@@ -1,12 +1,12 @@
 """Checks of the training settings' values, before anything is loaded or written."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from projects.babel import baseline, classifiers, head
 from projects.babel.classification_losses import KINDS
 from projects.babel.concepts import check_concepts
+from projects.babel.expectations import are, expect, expect_share, expect_whole, is_number, is_whole, look_up
 from projects.babel.matches import check_kind
 from projects.babel.optim import KINDS as OPTIMIZERS
 from shared.errors import InputError
@@ -27,23 +27,18 @@ FLAGS = ("optim.inclusive_epochs", "validation.initial", "validation.random_crop
 
 def check_training(settings: Mapping[str, Any]) -> None:
     """Raise InputError, naming the key, for a value that no run can have."""
-    for key in COUNTS:
-        _check(
-            key,
-            _is_whole(found := look_up(settings, key)) and found >= 1,
-            "a whole number, at least 1",
-            found,
-        )
-    for key in (*NATURAL, *OR_NULL):
-        found = look_up(settings, key)
-        fits = (_is_whole(found) and found >= 0) or (key in OR_NULL and found is None)
-        _check(key, fits, "a whole number, at least 0" + ", or null" * (key in OR_NULL), found)
+    expect_whole(settings, *COUNTS, least=1)
+    expect_whole(settings, *NATURAL)
+    expect_whole(settings, *OR_NULL, or_null=True)
     for key in NOT_NEGATIVE:
         found = look_up(settings, key)
-        _check(key, _is_number(found) and found >= 0, "a number, at least 0", found)
+        expect(key, is_number(found) and found >= 0, "a number, at least 0", found)
     for key in FLAGS:
         found = look_up(settings, key)
-        _check(key, isinstance(found, bool), "true or false", found)
+        expect(key, isinstance(found, bool), "true or false", found)
+    expect_whole(settings, "workers", or_null=True)
+    _check_data(settings)
+    _check_model(settings)
     _check_optim(settings["optim"])
     _check_loss(settings["loss"], settings["model"])
     check_concepts(settings["data"]["concepts"])
@@ -51,50 +46,50 @@ def check_training(settings: Mapping[str, Any]) -> None:
         raise InputError("resume_from and init_from: expected one of them, found both")
 
 
-def look_up(settings: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key."""
-    node: Any = settings
-    for part in key.split("."):
-        node = node[part]
-    return node
+def _check_data(settings: Mapping[str, Any]) -> None:
+    expect_whole(settings, "data.size", least=16)
+    expect_whole(settings, "data.graph_threshold", least=1)
+    expect_share(
+        settings, "data.scale_from", "data.scale_to", "data.mirrored", "data.coloured", "data.labelled"
+    )
+
+
+def _check_model(settings: Mapping[str, Any]) -> None:
+    expect_whole(settings, "model.width", "model.head_width", "model.skip_width", least=1)
+    expect_whole(settings, "model.output_stride", least=1, or_null=True)
+    expect_share(settings, "model.dropout", "model.last_dropout", "model.gate_alpha", below_one=True)
+    for key in ("model.focal_p", "model.focal_lambda", "model.bg_score"):
+        expect(key, is_number(found := look_up(settings, key)), "a number", found)
+    expect_whole(settings, "model.pamr.iterations")
+    for key in ("model.dilations", "model.pamr.dilations"):
+        found = look_up(settings, key)
+        fits = are(found, is_whole) and len(found) > 0 and min(found) >= 1
+        expect(key, fits, "a list of distances, e.g. [1,12,24,36]", found)
 
 
 def _check_optim(optim: Mapping[str, Any]) -> None:
-    _check("optim.kind", optim["kind"] in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}", optim["kind"])
+    expect("optim.kind", optim["kind"] in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}", optim["kind"])
     found = optim["milestones"]
-    fits = isinstance(found, list) and all(_is_whole(epoch) and epoch >= 0 for epoch in found)
-    _check("optim.milestones", fits, "a list of epochs, e.g. [20, 25]", found)
+    fits = isinstance(found, list) and all(is_whole(epoch) and epoch >= 0 for epoch in found)
+    expect("optim.milestones", fits, "a list of epochs, e.g. [20, 25]", found)
     betas = optim["betas"]
-    fits = isinstance(betas, list) and len(betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in betas)
-    _check("optim.betas", fits, "two numbers from 0 to below 1", betas)
+    fits = isinstance(betas, list) and len(betas) == 2 and all(is_number(b) and 0 <= b < 1 for b in betas)
+    expect("optim.betas", fits, "two numbers from 0 to below 1", betas)
     momentum = optim["momentum"]
-    _check(
-        "optim.momentum", _is_number(momentum) and 0 <= momentum < 1, "a number from 0 to below 1", momentum
+    expect(
+        "optim.momentum", is_number(momentum) and 0 <= momentum < 1, "a number from 0 to below 1", momentum
     )
 
 
 def _check_loss(loss: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     kind = loss["classification"]
-    _check("loss.classification", kind in KINDS, f"one of {', '.join(KINDS)}", kind)
+    expect("loss.classification", kind in KINDS, f"one of {', '.join(KINDS)}", kind)
     matching = loss["correspondence"]
     check_kind(matching["kind"])
     tau, negatives, layer = matching["tau"], matching["negatives"], matching["layer"]
-    _check("loss.correspondence.tau", _is_number(tau) and tau > 0, "a number above 0", tau)
-    fits = _is_whole(negatives) and negatives >= 2
-    _check("loss.correspondence.negatives", fits, "a whole number, at least 2", negatives)
+    expect("loss.correspondence.tau", is_number(tau) and tau > 0, "a number above 0", tau)
+    fits = is_whole(negatives) and negatives >= 2
+    expect("loss.correspondence.negatives", fits, "a whole number, at least 2", negatives)
     layers = LAYERS.get(model["kind"], ())
     if matching["weight"] > 0 and layers:
-        _check("loss.correspondence.layer", layer in layers, f"one of {', '.join(layers)}", layer)
-
-
-def _check(key: str, fits: bool, expected: str, found: Any) -> None:
-    if not fits:
-        raise InputError(f"{key}: expected {expected}, found {found!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        expect("loss.correspondence.layer", layer in layers, f"one of {', '.join(layers)}", layer)

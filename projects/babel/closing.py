@@ -1,8 +1,9 @@
 """What surrounds the epochs of a run: the splits it opens, and the validation and snapshot between epochs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from projects.babel import snapshots, validation
@@ -10,6 +11,7 @@ from projects.babel.data import DataSet, Split
 from projects.babel.objective import Objective
 from projects.babel.outputs import Net
 from projects.babel.run_state import Progress
+from projects.babel.splits import landmark_of
 from shared.log import Run
 from shared.runtime import Runtime
 
@@ -30,13 +32,20 @@ def open_splits(dataset: DataSet, *, seed: int) -> tuple[Split, dict[str, Split]
     return train, {name: dataset.open(name, seed=seed) for name in names}
 
 
-def report_left_out(run: Run, splits: Iterable[Split]) -> None:
-    """Count what the data lack as warnings of the run."""
-    for split in splits:
+def report_data(run: Run, train: Split, validated: Mapping[str, Split]) -> None:
+    """Count what the data lack as warnings; say how many images of "unseen" landmarks are seen ones (released: 21)."""
+    for split in (train, *validated.values()):
         for path in split.missing:
             run.warn("missing image", f"{path}: left out of {split.name}")
         for _ in range(split.num_outside):
             run.warn("keypoint outside its image", "left out")
+    landmarks = {landmark_of(row.path) for row in train.rows}
+    unseen = validated[validation.MAIN]
+    count = sum(landmark_of(row.path) in landmarks for row in unseen.rows)
+    if count:
+        run.info(
+            f"{unseen.name}: {count} of its {len(unseen)} images are of landmarks that train has as well"
+        )
 
 
 class EndOfEpoch:
@@ -91,6 +100,9 @@ class EndOfEpoch:
         }
         score = validation.record(self.run, at, found, self.concepts)
         at.found = validation.metrics(found, self.concepts, epoch=at.epoch)
+        for name, one in found.items():
+            if not self.settings["data"]["multi_label"]:
+                self.run.image(at.step, f"{name}/confusion_matrix", _as_picture(one.scores.confusion))
         self.run.info(f"{at.epoch} epochs done: {validation.summary(found)}")
         keep = self.settings["snapshots"]
         if keep != 0 and self.runtime.is_main:
@@ -99,3 +111,10 @@ class EndOfEpoch:
             snapshots.write(folder, at.epoch, score, **states)
             if keep is not None:
                 snapshots.remove_old(folder, keep)
+
+
+def _as_picture(confusion: np.ndarray) -> np.ndarray:
+    """RGB uint8 of counts [C, C], 16 pixels each: white = none of the row's images, black = all of them."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    pixels = np.rint(255 * (1 - shares)).astype(np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    return np.stack([pixels] * 3, axis=-1)

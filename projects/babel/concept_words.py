@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from projects.babel.concepts import CONCEPTS, check_concepts
+from shared.errors import InputError
 
 ENGLISH = "en"
 # Beside English: words of ten languages for the ten concepts, "|" between forms; a concept that is not listed here is
@@ -138,14 +139,18 @@ class ConceptWords:
 
     concepts: their English names. languages: other languages whose texts are searched for their own words as well
     (a text of a language that is not among them, or of unknown language, is searched for the English words alone, as
-    the released labels were). InputError: a list that a split file could not hold.
+    the released labels were). InputError: a list that a split file could not hold, a language without words here.
     """
 
     def __init__(
         self, concepts: Sequence[str] = CONCEPTS, languages: Sequence[str] = tuple(sorted(WORDS))
     ) -> None:
         self.concepts = check_concepts(concepts)
-        self.languages = tuple(language for language in languages if language in WORDS)
+        unknown = [language for language in languages if language not in (ENGLISH, *WORDS)]
+        if unknown:
+            known = ", ".join(sorted(WORDS))
+            raise InputError(f"languages: expected some of {known}, found {unknown[0]!r}")
+        self.languages = tuple(language for language in languages if language != ENGLISH)
         self._patterns = {
             language: self._pattern(WORDS.get(language, {})) for language in (ENGLISH, *self.languages)
         }

@@ -15,14 +15,14 @@ CONCEPTS = (
     "portal",
     "altar",
     "statue",
-)  # class id = position + 1
-BACKGROUND = 0
-IGNORED = 255  # "ambiguous" in a segmentation mask
+)  # class id = position + 1; 0 is the background
 _NOT_IN_NAMES = set("[]'\",:") | set(" \t\r\n")  # a split file's labels are separated by these
 
 
 def check_concepts(concepts: Sequence[str]) -> tuple[str, ...]:
     """The list as a tuple. InputError: none, one twice, one that a split file could not hold."""
+    if isinstance(concepts, str):
+        raise InputError(f"concepts: expected a list like [facade,window], found {concepts!r}")
     names = tuple(concepts)
     if not names:
         raise InputError("concepts: expected at least one name, found none")

@@ -109,17 +109,22 @@ class DataSet:
         elif not Path(self.root).is_dir():
             raise InputError(f"{self.root}: no such folder; data.root must hold WikiScenes/")
 
+    def split_file(self, split: str) -> str:
+        """The file of a split; InputError with those that there are."""
+        files = {name: getattr(self, name) for name in SPLITS if getattr(self, name) is not None}
+        if split not in files:
+            raise InputError(f"split: expected one of {', '.join(files)}, found {split!r}")
+        return str(files[split])
+
     def open(self, split: str, *, seed: int = 0) -> "Split":
         """One of its splits, of SPLITS (see `open_split`); the draws of its items are those of `seed`."""
-        if split not in SPLITS or getattr(self, split) is None:
-            names = ", ".join(name for name in SPLITS if getattr(self, name) is not None)
-            raise InputError(f"split: expected one of {names}, found {split!r}")
+        file = self.split_file(split)
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("name", "variant", "mini", "segmentation", *SPLITS):
             del own[name]
         if split != "train":
             own |= {"labelled": 1.0, "shuffle_matches": False, "correspondence": None}
-        return open_split(name=split, file=getattr(self, split), seed=seed, **own)
+        return open_split(name=split, file=file, seed=seed, **own)
 
 
 @dataclass(frozen=True)

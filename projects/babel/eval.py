@@ -2,8 +2,8 @@
 
 python eval.py                                                     the embedded set (after python train.py)
 python eval.py model=runs/x labels=[best,all] background_powers=[4,1]     several protocols, one prediction
-python eval.py masks=runs/infer/masks lists=[data/wikiscenes_val.txt]     a folder of masks; masks=.../crf after a CRF
-python eval.py masks=any lists=[...] oracle_from=[28,28]                  the best that masks of 28 x 28 could reach
+python eval.py masks=runs/infer/masks data=wikiscenes                     a folder of masks; masks=.../crf after a CRF
+python eval.py masks=any data=wikiscenes oracle_from=[28,28]              the best that masks of 28 x 28 could reach
 torchrun --standalone --nproc_per_node=4 eval.py model=...                pictures are shared out
 """
 

@@ -9,6 +9,7 @@ from projects.babel import mask_evaluation, model_evaluation, sources, trained
 from projects.babel.classification_scores import ClassificationScores
 from projects.babel.concepts import CONCEPTS, check_concepts
 from projects.babel.data import SPLITS, DataSet
+from projects.babel.expectations import are, expect, expect_whole, is_whole, listed
 from projects.babel.mask_evaluation import MaskTally
 from projects.babel.segmenting import Predictor, ViewPlan
 from projects.babel.splits import read_segmentation_list
@@ -77,18 +78,20 @@ def of_folder(settings: Mapping[str, Any]) -> Report:
     if data is not None:
         data.prepare()
     concepts = check_concepts(settings["concepts"] or (CONCEPTS if data is None else data.concepts))
+    oracle = settings["oracle_from"]
+    fits = oracle is None or (are(oracle, is_whole) and len(oracle) == 2 and min(oracle) >= 1)
+    expect("oracle_from", fits, "[height,width]", oracle)
     report = Report(concepts, FOLDER, str(settings["masks"]))
     for name, file in _lists(settings["lists"], data).items():
-        oracle = settings["oracle_from"]
-        if oracle is not None and (len(oracle) != 2 or min(oracle) < 1):
-            raise InputError(f"oracle_from: expected [height,width], found {oracle}")
         tally = mask_evaluation.evaluate_files(
-            read_segmentation_list(file), Path(settings["masks"]), concepts,
+            read_segmentation_list(file), Path(settings["masks"]).expanduser(), concepts,
             unreadable=settings["unreadable"], oracle_from=None if oracle is None else (oracle[0], oracle[1]),
         )  # fmt: skip
         report.masks[name] = {FOLDER: tally}
     if not report.masks:
-        raise InputError("lists: expected files with lines `picture mask`, found none")
+        raise InputError(
+            "lists: expected files with lines `picture mask`, or a data set that has some (data=mini); found none"
+        )
     return report
 
 
@@ -96,7 +99,8 @@ def of_model(settings: Mapping[str, Any], plan: ViewPlan, runtime: Runtime) -> R
     """Evaluate a model on the lists and splits; on all ranks."""
     if settings["oracle_from"] is not None:
         raise InputError("oracle_from: needs masks=FOLDER, there is no oracle of a model")
-    wanted = model_evaluation.protocols(settings["labels"], settings["background_powers"])
+    wanted = model_evaluation.protocols(listed(settings["labels"]), listed(settings["background_powers"]))
+    expect_whole(settings, "batch_size", least=1)
     model = trained.load(sources.find_model(settings["model"]), device=runtime.device)
     given = settings.get("data") or model.settings.get("data")
     data = sources.data_set(given, model) if given and "root" in given else None
@@ -125,7 +129,7 @@ def of_model(settings: Mapping[str, Any], plan: ViewPlan, runtime: Runtime) -> R
 
 def _splits(given: Sequence[str] | None, data: DataSet | None) -> list[str]:
     if given is not None:
-        return list(given)
+        return listed(given)
     return [name for name in SPLITS[1:] if data is not None and getattr(data, name) is not None]
 
 
@@ -135,7 +139,7 @@ def _lists(given: Sequence[str] | None, data: DataSet | None) -> dict[str, Path]
     if given is None:
         return {name: Path(file) for name, file in known.items()}
     found = {}
-    for one in given:
+    for one in listed(given):
         if one in known:
             found[one] = Path(known[one])
         elif Path(one).suffix:

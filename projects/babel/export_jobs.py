@@ -7,6 +7,7 @@ from typing import Any
 
 from projects.babel import snapshots
 from projects.babel.data import DataSet
+from projects.babel.expectations import expect_positive, expect_whole
 from projects.babel.export_sources import ExportSource
 from projects.babel.exports import FORMATS, TASKS, Exporter
 from projects.babel.match_jobs import choose_layers
@@ -22,10 +23,9 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, known in choices.items():
         if settings[name] not in known:
             raise InputError(f"{name}: expected one of {', '.join(known)}, found {settings[name]!r}")
-    if not settings["background_power"] > 0:
-        raise InputError(
-            f"background_power: expected a positive number, found {settings['background_power']}"
-        )
+    expect_positive("background_power", settings["background_power"])
+    expect_whole(settings, "batch_size", least=1)
+    expect_whole(settings, "size", least=1, or_null=True)
 
 
 def file_base(folder: Path, task: str, split: str, model: Trained) -> Path:
@@ -42,7 +42,9 @@ def export(
     task, split = settings["task"], settings["split"]
     source = ExportSource(data, split, model.concepts)
     lines: list[str] = []
-    layer, *_ = choose_layers(settings["layer"], model)
+    layer, *others = choose_layers(settings["layer"], model)
+    if others:
+        raise InputError(f"layer: expected one, found {len(others) + 1}")
     exporter = Exporter(
         model,
         source,

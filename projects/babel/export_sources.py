@@ -13,8 +13,6 @@ from projects.babel.pictures import PictureStore, present
 from projects.babel.splits import image_id, multi_hot, read_split
 from shared.errors import InputError
 
-SPLITS = ("train", "val", "val_easy", "dev")
-
 
 @dataclass(frozen=True)
 class Keypoints:
@@ -39,14 +37,10 @@ class ExportSource:
     """
 
     def __init__(self, data: DataSet, split: str, concepts: Sequence[str]) -> None:
-        file = getattr(data, split) if split in SPLITS else None
-        if file is None:
-            raise InputError(
-                f"split: expected one of {', '.join(SPLITS)} that the data have, found {split!r}"
-            )
+        file = data.split_file(split)
         root = Path(data.root)
         rows, self.missing = present(
-            read_split(file, tuple(concepts)), root, skip=data.skip_missing, source=str(file)
+            read_split(file, tuple(concepts)), root, skip=data.skip_missing, source=file
         )
         rows = rows[: data.max_items]
         if not rows:

@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from projects.babel import fusing, point_pages, reconstructions, sources, trained
+from projects.babel.expectations import expect_whole
 from projects.babel.fusion import KINDS
 from projects.babel.segmenting import ViewPlan
 from shared import config, files, runtime
@@ -28,6 +29,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, found {cfg.kind!r}")
     plan = ViewPlan(**settings["views"])
     plan.check()
+    expect_whole(settings, "examples")
     with runtime.start(**settings["runtime"], seed=cfg.seed) as rt:
         if rt.world_size > 1:
             raise InputError("fuse.py runs in one process: start it with python, not with torchrun")
@@ -35,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         needs_data = cfg.reconstruction is None or (cfg.images is None and cfg.masks is None)
         data = sources.data_set(settings.get("data"), model) if needs_data else None
         places = reconstructions.find_places(settings, data)
-        masks = None if cfg.masks is None else Path(cfg.masks).expanduser()
+        masks = None if cfg.masks is None else Path(str(cfg.masks)).expanduser()
         view = fusing.choose_view(settings, model, rt, plan)
         report = point_pages.Report(
             files.ensure_writable(run_dir),

@@ -12,6 +12,7 @@ import numpy as np
 
 from projects.babel import masks
 from projects.babel.colmap import UNKNOWN
+from projects.babel.expectations import expect_positive
 from projects.babel.fusion import Fusion, PointScores, sample_labels, sample_scores
 from projects.babel.reconstructions import Reconstruction
 from projects.babel.segmenting import Predictor, ViewPlan
@@ -119,10 +120,7 @@ def choose_view(settings: Mapping[str, Any], model: Trained, runtime: Runtime, p
         return FromMasks(len(model.concepts) + 1)
     if settings["labels"] not in ("best", "all"):
         raise InputError(f"labels: expected best or all, found {settings['labels']!r}")
-    if not settings["background_power"] > 0:
-        raise InputError(
-            f"background_power: expected a positive number, found {settings['background_power']}"
-        )
+    expect_positive("background_power", settings["background_power"])
     if settings["images"] is not None and plan.side is None:
         plan = dataclasses.replace(plan, side=training_side(model))
     predictor = Predictor(model.model, runtime, plan)

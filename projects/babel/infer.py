@@ -3,15 +3,17 @@
 python infer.py                                                the embedded set (after python train.py)
 python infer.py photos=holiday                                 your own photographs, a folder or [a.jpg,b.jpg]
 python infer.py photos=holiday labels=all views.method=multi views.scales=[1,0.75,1.5]
-python infer.py model=model_enc_e024Xs-0.800.pth list=data/wikiscenes_val.txt crf=true        as released
+python infer.py model=model_enc_e024Xs-0.800.pth data=wikiscenes crf=true vis=released       as released
 python infer.py model=runs/x split=val_easy                    every picture of a split
 
-Masks are gray PNGs whose values are the labels (0 background, i concept i): python eval.py masks=FOLDER scores them.
+Masks are gray PNGs whose values are the labels (0 background, i concept i): python eval.py masks=FOLDER data=...
+scores those of a list.
 """
 
 from omegaconf import DictConfig
 
 from projects.babel import sources, trained
+from projects.babel.expectations import expect_whole
 from projects.babel.inference import segment
 from projects.babel.pages import Report
 from projects.babel.segmenting import Predictor, ViewPlan
@@ -25,6 +27,7 @@ def main(cfg: DictConfig) -> None:
     settings, run_dir = config.section(cfg), config.run_dir()
     plan = ViewPlan(**settings["views"])
     plan.check()
+    expect_whole(settings, "examples")
     with runtime.start(**settings["runtime"]) as rt:
         if rt.world_size > 1:
             raise InputError("infer.py runs in one process: start it with python, not with torchrun")

@@ -9,6 +9,7 @@ import numpy as np
 
 from projects.babel import masks
 from projects.babel.data import Split
+from projects.babel.expectations import expect, expect_positive, paths
 from projects.babel.merging import BACKGROUND_POWER, LABEL_CHOICES, label_map
 from projects.babel.palette import concept_colours
 from projects.babel.segmenting import Prediction, Predictor, with_crf
@@ -56,8 +57,8 @@ class Writing:
             raise InputError(f"labels: expected one of {', '.join(LABEL_CHOICES)}, found {self.labels!r}")
         if self.vis not in SHOWN:
             raise InputError(f"vis: expected one of {', '.join(SHOWN)}, found {self.vis!r}")
-        if not self.background_power > 0:
-            raise InputError(f"background_power: expected a positive number, found {self.background_power}")
+        expect_positive("background_power", self.background_power)
+        expect("crf", isinstance(self.crf, bool), "true or false", self.crf)
         if self.crf:
             from projects.babel import dense_crf
 
@@ -107,8 +108,7 @@ def photo_items(given: str | Sequence[str]) -> list[Item]:
     InputError when one does not exist, or there is no picture at all.
     """
     files: list[Path] = []
-    for name in [given] if isinstance(given, str) else given:
-        path = Path(name).expanduser()
+    for path in paths(given):
         if path.is_dir():
             below = (p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS and p.is_file())
             files += sorted(below)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shared.atomic import first_line
 from shared.errors import InputError
 from shared.files import atomic_write
 
@@ -34,7 +35,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # decoders meet damaged data with errors of every class
-        raise InputError(f"{path}: not a readable mask: {str(error).splitlines()[:1]}") from None
+        raise InputError(f"{path}: not a readable mask: {first_line(error)}") from None
     if labels.dtype != np.uint8 and labels.size and (labels.min() < 0 or labels.max() > 255):
         raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, expected 0 to 255")
     return labels.astype(np.uint8, copy=False)

@@ -8,6 +8,7 @@ python match.py photos=[a.jpg,b.jpg]                     your own photographs, o
 from omegaconf import DictConfig
 
 from projects.babel import match_jobs, sources, trained
+from projects.babel.expectations import expect_whole
 from projects.babel.matching import Choice, Scoring
 from shared import config, files, runtime
 from shared.errors import InputError
@@ -17,6 +18,9 @@ from shared.errors import InputError
 def main(cfg: DictConfig) -> None:
     """Load, match, write, say."""
     settings, run_dir = config.section(cfg), config.run_dir()
+    expect_whole(settings, "seed", "examples")
+    expect_whole(settings, "points", "batch_size", least=1)
+    expect_whole(settings, "size", least=1, or_null=True)
     choice, scoring = Choice(**settings["pairs"]), Scoring(**settings["scores"])
     with runtime.start(**settings["runtime"], seed=cfg.seed) as rt:
         if rt.world_size > 1:

@@ -8,6 +8,7 @@ from typing import Any
 from projects.babel import matching, photo_matching, sources
 from projects.babel.correspondence import Correspondence
 from projects.babel.data import DataSet
+from projects.babel.expectations import listed
 from projects.babel.graph import image_graph
 from projects.babel.inference import photo_items
 from projects.babel.match_pages import pair_cards, photo_card, search_cards, write_page
@@ -19,13 +20,11 @@ from shared.errors import InputError
 from shared.files import write_json
 from shared.runtime import Runtime
 
-_SPLITS = ("val", "val_easy", "train", "dev")
-
 
 def choose_layers(given: str | Sequence[str] | None, model: Trained) -> tuple[str, ...]:
     """The layers asked for; by default that of the run's 3D loss, else decoder (or what the net has)."""
     if given is not None:
-        return (given,) if isinstance(given, str) else tuple(given)
+        return tuple(listed(given))
     trained_at = ((model.settings.get("loss") or {}).get("correspondence") or {}).get("layer")
     known = model.model.feature_names
     return (trained_at if trained_at in known else "decoder" if "decoder" in known else known[-1],)
@@ -46,15 +45,11 @@ def match_split(
     InputError: no such split, no correspondences, images that are missing, no pair with common points.
     """
     name = settings["split"]
-    file = getattr(data, name) if name in _SPLITS else None
-    if file is None:
-        raise InputError(f"split: expected one of {', '.join(_SPLITS)} that the data have, found {name!r}")
+    file = data.split_file(name)
     if data.correspondence is None:
         raise InputError("data.correspondence: is null; matching is measured on known correspondences")
     root = Path(data.root)
-    rows, missing = present(
-        read_split(file, tuple(data.concepts)), root, skip=data.skip_missing, source=str(file)
-    )
+    rows, missing = present(read_split(file, tuple(data.concepts)), root, skip=data.skip_missing, source=file)
     correspondence = Correspondence.open(data.correspondence, cache=data.cache)
     images = correspondence.indices_of([image_id(row.path) for row in rows])
     neighbours = image_graph(correspondence, images, data.graph_threshold)
@@ -85,8 +80,9 @@ def match_split(
         title="Matches between images",
         facts={**facts, "pictures show layer": layers[0]},
         table=table,
-        cards=list(pair_cards(shown, pairs, store.read, names, count)),
+        cards=list(pair_cards(shown, pairs, store.read, names, count, within=scoring.within)),
         searches=list(search_cards(shown, pairs, store.read, count, seed=settings["seed"])),
+        within=scoring.within,
     )
     return table
 

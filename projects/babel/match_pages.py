@@ -10,6 +10,7 @@ import numpy as np
 from projects.babel import masks, views
 from projects.babel.image_batches import Reader
 from projects.babel.matching import WITHIN, Features, Pairs
+from projects.babel.pages import printable
 from projects.babel.photo_matching import Matched
 from shared.files import atomic_write, read_image
 from shared.page import render_page, thumbnail_of
@@ -55,7 +56,13 @@ def patch(picture: np.ndarray, rowcol: np.ndarray) -> np.ndarray:
 
 
 def pair_cards(
-    features: Features, pairs: Pairs, read: Reader, names: Sequence[str], count: int
+    features: Features,
+    pairs: Pairs,
+    read: Reader,
+    names: Sequence[str],
+    count: int,
+    *,
+    within: float = WITHIN,
 ) -> Iterator[dict[str, Any]]:
     """The first `count` pairs: each point of the first image with the nearest of the second, right or wrong."""
     for p in range(min(count, len(pairs))):
@@ -63,14 +70,14 @@ def pair_cards(
         best = (features.first[part] @ features.second[part].T).argmax(axis=1)
         rowcol = pairs.rowcol[part]
         found = rowcol[best, 2:]
-        right = np.linalg.norm(found - rowcol[:, 2:], axis=1) <= WITHIN
+        right = np.linalg.norm(found - rowcol[:, 2:], axis=1) <= within
         first, second = int(pairs.first[p]), int(pairs.second[p])
         colours = np.where(right[:, None], np.array(RIGHT), np.array(WRONG))
         shown = np.concatenate([rowcol[:, :2], found], axis=1)
         drawn = draw(read(first), read(second), shown[:_LINES], colours[:_LINES])
         yield {
             "title": f"{names[first]} — {names[second]}",
-            "note": f"{int(right.sum())} of {len(right)} points right within {WITHIN:.0%} of the image",
+            "note": f"{int(right.sum())} of {len(right)} points right within {100 * within:g} % of the image",
             "source": thumbnail_of(drawn, 1000),
         }
 
@@ -108,7 +115,7 @@ def photo_card(folder: Path, number: int, matched: Matched) -> dict[str, Any]:
     name = f"{number:03d}.jpg"
     masks.write_picture(folder / name, drawn)
     return {
-        "title": f"{_plain(matched.first.name)} — {_plain(matched.second.name)}",
+        "title": f"{printable(matched.first.name)} — {printable(matched.second.name)}",
         "note": f"{len(matched.rowcol)} points are each other's nearest; the best {len(rowcol)} are drawn ({name})",
         "source": thumbnail_of(drawn, 1000),
         "file": name,
@@ -123,8 +130,9 @@ def write_page(
     table: Mapping[str, Mapping[str, float]],
     cards: Sequence[Mapping[str, Any]],
     searches: Sequence[Mapping[str, Any]] = (),
+    within: float = WITHIN,
 ) -> None:
-    """Write index.html. table: scores by layer."""
+    """Write index.html. table: scores by layer; within: of its PCK."""
     html = render_page(
         Path(__file__).with_name("templates") / "matches.html.j2",
         title=title,
@@ -132,10 +140,7 @@ def write_page(
         table=[{"name": layer, **values} for layer, values in table.items()],
         cards=cards,
         searches=searches,
+        within=f"{100 * within:g} %",
     )
     with atomic_write(path) as file:
         file.write(html.encode("utf-8", errors="replace"))
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

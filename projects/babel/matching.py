@@ -5,7 +5,7 @@ images there are.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from projects.babel import image_batches
 from projects.babel.bilinear_rows import sample_rows
 from projects.babel.correspondence import Correspondence
+from projects.babel.expectations import expect_positive, expect_whole
 from projects.babel.graph import Neighbours
 from projects.babel.image_batches import Reader
 from projects.babel.outputs import Net
@@ -32,10 +33,8 @@ class Choice:
     points_per_pair: int = 64
 
     def __post_init__(self) -> None:
-        if (self.max_pairs is not None and self.max_pairs < 1) or self.points_per_pair < 1:
-            raise InputError(
-                f"pairs: expected positive numbers, found {self.max_pairs} and {self.points_per_pair}"
-            )
+        expect_whole({"pairs": asdict(self)}, "pairs.max_pairs", least=1, or_null=True)
+        expect_whole({"pairs": asdict(self)}, "pairs.points_per_pair", least=1)
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,8 @@ class Scoring:
     within: float = WITHIN
 
     def __post_init__(self) -> None:
-        if self.candidates < 2 or not self.within > 0:
-            raise InputError(
-                f"scores: expected at least 2 candidates and a positive distance, found {self.candidates} and "
-                f"{self.within}"
-            )
+        expect_whole({"scores": asdict(self)}, "scores.candidates", least=2)
+        expect_positive("scores.within", self.within)
 
 
 @dataclass(frozen=True)
@@ -168,8 +164,8 @@ def scores(
 
     r1: the points of all pairs are dealt into groups of `candidates`; a query (first image) finds its point (second
     image) if the nearest of the group's features is of the same 3D point; those of the query's own image, which are
-    second images of other pairs, do not take part. pck: among the points of its pair, the
-    nearest is within `within` of the right place, as a fraction of the image's sides. Chance: of a random choice.
+    second images of other pairs, do not take part. pck: among the points of its pair, the nearest is within
+    `within` of the right place, as a fraction of the image's sides. Chance: of a random choice.
     """
     hits, chance, group_size = _recall(features, pairs, candidates, seed)
     close, close_chance = 0, 0.0
@@ -190,30 +186,6 @@ def scores(
         "candidates": group_size,
         "points": len(pairs.points),
         "pairs": len(pairs),
-    }
-
-
-def measure(
-    model: Net,
-    pairs: Pairs,
-    read: Reader,
-    *,
-    layers: Sequence[str],
-    runtime: Runtime,
-    size: int | None = 224,
-    batch_size: int = 16,
-    workers: int | None = 0,
-    candidates: int = CANDIDATES,
-    within: float = WITHIN,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """`scores` of each layer of a model."""
-    found = encode(
-        model, pairs, read, layers=layers, size=size, batch_size=batch_size, workers=workers, runtime=runtime
-    )
-    return {
-        layer: scores(features, pairs, candidates=candidates, within=within, seed=seed)
-        for layer, features in found.items()
     }
 
 

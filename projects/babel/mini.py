@@ -43,6 +43,8 @@ DEFAULTS = {
 }
 SPLITS = ("train", "val_easy", "dev", "val")
 LISTS = {"val_easy": "wikiscenes_val_easy.txt", "dev": "wikiscenes_dev.txt", "val": "wikiscenes_val.txt"}
+_LEAST = {"seed": 0, "train": 0, "dev": 0, "test": 0, "views": 1, "side": 16, "points": 1}
+_SHARES = ("hard", "wrong", "framing")
 _HELD_OUT = 1 / 6  # of the photos of train landmarks
 _REGISTERED = 0.93  # of the photos are in the reconstruction
 _POINT_IDS = 1_000_000  # for each landmark
@@ -108,25 +110,14 @@ def make(
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    least = {
-        "seed": 0,
-        "train": 0,
-        "dev": 0,
-        "test": 0,
-        "views": 1,
-        "side": 16,
-        "points": 1,
-        "hard": 0,
-        "wrong": 0,
-    }
-    most = {"hard": 1, "wrong": 1, "framing": 1}
-    for name, low in least.items():
-        value, high = settings[name], most.get(name, float("inf"))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            limits = f"{low} to {high}" if name in most else f"{low} or more"
-            raise InputError(f"mini data: {name}: expected {limits}, found {value!r}")
-        if name not in most and not isinstance(value, int):
-            raise InputError(f"mini data: {name}: expected a whole number, found {value!r}")
+    for name, low in _LEAST.items():
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise InputError(f"mini data: {name}: expected a whole number, at least {low}, found {value!r}")
+    for name in _SHARES:
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"mini data: {name}: expected 0 to 1, found {value!r}")
     if not settings["train"] + settings["dev"] + settings["test"]:
         raise InputError("mini data: train, dev, test: expected at least one landmark, found none")
 

@@ -162,25 +162,7 @@ def _tower(
             make.put(post, "trim", element)
             if cap != 2:
                 make.put(pyramid(0.5, shaft + 0.8, shaft + 3).moved(*corner), "roof", element)
-    if cap == 0:
-        make.put(pyramid(0.95 * half, shaft, height).moved(x, y), "roof", element)
-    elif cap == 1:
-        make.put(pyramid(0.8 * half, shaft, shaft + 2, sides=8).moved(x, y), "trim", element)
-        make.put(pyramid(0.85 * half, shaft, 1.05 * height, sides=8).moved(x, y), "roof", element)
-    elif cap == 2:
-        merlons = np.linspace(-half + 0.4, half - 0.4, 5)
-        for a in merlons:
-            for b in (-half, half):
-                for p, q in ((a, b), (b, a)):
-                    block = box(
-                        (x + p - 0.35, y + q - 0.35, shaft), (x + p + 0.35, y + q + 0.35, shaft + 1.1)
-                    )
-                    make.put(block, "stone", element)
-    else:
-        make.put(column(0.75 * half, shaft, shaft + 2.2, 12).moved(x, y), "trim", element)
-        dome = ball(0.8 * half, 16, half=True).scaled(1, 1, 1.25)
-        make.put(dome.moved(x, y, shaft + 2.2), "roof", element)
-        make.put(column(0.18, 0, 2.2, 8).moved(x, y, shaft + 2.2 + half), "trim", element)
+    _tower_top(make, (x, y), half, shaft, height, cap, element)
     # the belfry's windows are the tower's openings, no stained glass: they belong to the tower
     for shift in (-0.22, 0.22):
         opening = arch_outline(0.22 * size, 0.24 * shaft, pointed=style.pointed)
@@ -188,6 +170,30 @@ def _tower(
             made = prism(opening, -0.07 - half, 0.1 - half).moved(x=shift * size).turned(turn)
             make.put(made.moved(x, y, 0.7 * shaft), "dark", element)
     lancet(make, style, x, 0.4 * shaft, 0.24 * size, 0.2 * shaft, y=y - half, place="tower")
+
+
+def _tower_top(
+    make: Builder, foot: tuple[float, float], half: float, shaft: float, height: float, cap: int, element: int
+) -> None:
+    """What stands on the shaft: 0 a spire, 1 an octagonal spire on a drum, 2 battlements, 3 a dome with a lantern."""
+    x, y = foot
+    if cap == 0:
+        make.put(pyramid(0.95 * half, shaft, height).moved(x, y), "roof", element)
+    elif cap == 1:
+        make.put(pyramid(0.8 * half, shaft, shaft + 2, sides=8).moved(x, y), "trim", element)
+        make.put(pyramid(0.85 * half, shaft, 1.05 * height, sides=8).moved(x, y), "roof", element)
+    elif cap == 2:
+        for along in np.linspace(-half + 0.4, half - 0.4, 5):
+            for across in (-half, half):
+                for dx, dy in ((along, across), (across, along)):
+                    left, front = x + dx - 0.35, y + dy - 0.35
+                    right, back = x + dx + 0.35, y + dy + 0.35
+                    make.put(box((left, front, shaft), (right, back, shaft + 1.1)), "stone", element)
+    else:
+        make.put(column(0.75 * half, shaft, shaft + 2.2, 12).moved(x, y), "trim", element)
+        dome = ball(0.8 * half, 16, half=True).scaled(1, 1, 1.25)
+        make.put(dome.moved(x, y, shaft + 2.2), "roof", element)
+        make.put(column(0.18, 0, 2.2, 8).moved(x, y, shaft + 2.2 + half), "trim", element)
 
 
 def _chapel(make: Builder, style: Style, beside: float) -> None:

@@ -42,14 +42,14 @@ _GROUNDS = np.array([[0.42, 0.40, 0.37], [0.30, 0.38, 0.20], [0.52, 0.47, 0.40]]
 
 def materials(rng: np.random.Generator) -> list[Material]:
     """The materials of one landmark in the order of MATERIALS."""
-    seed = int(rng.integers(1 << 16))
+    seed = int(rng.integers(1 << 16)) % 7  # of the courses
 
     def pick(table: np.ndarray, spread: float = 0.08) -> np.ndarray:
         return np.clip(table[rng.integers(len(table))] * rng.uniform(1 - spread, 1 + spread, 3), 0.03, 0.95)
 
     stone = pick(_STONES)
     trim = np.clip(stone * rng.uniform(0.85, 1.25), 0.05, 0.92)
-    height, length, seed = rng.uniform(0.4, 0.9), rng.uniform(0.9, 2.0), seed % 7
+    height, length = rng.uniform(0.4, 0.9), rng.uniform(0.9, 2.0)
     figure = pick(_FIGURES) if rng.random() < 0.7 else trim
     roof = pick(_ROOFS)
     colours: dict[str, Material] = {

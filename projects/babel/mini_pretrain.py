@@ -1,6 +1,6 @@
 """Train the backbone that runs on the embedded data start from, as the paper's start from ImageNet weights.
 
-python mini_pretrain.py                          about three minutes on one CPU core: runs/mini-backbone/backbone.pt
+python mini_pretrain.py                          five minutes on one CPU core: runs/mini-backbone/backbone.pt
 python train.py model.weights=runs/mini-backbone/backbone.pt
 """
 

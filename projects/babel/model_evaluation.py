@@ -12,6 +12,7 @@ import numpy as np
 
 from projects.babel.classification_scores import ClassificationScores, classification_scores
 from projects.babel.data import ImageBatch, Split
+from projects.babel.expectations import expect_positive
 from projects.babel.mask_evaluation import MaskTally
 from projects.babel.masks import read_mask
 from projects.babel.merging import LABEL_CHOICES, label_map
@@ -46,8 +47,10 @@ def protocols(labels: Sequence[str], powers: Sequence[float]) -> list[Protocol]:
     for name in labels:
         if name not in LABEL_CHOICES:
             raise InputError(f"labels: expected some of {', '.join(LABEL_CHOICES)}, found {name!r}")
-    if not labels or not powers or min(powers) <= 0:
-        raise InputError("labels and background_powers: expected at least one of each, powers positive")
+    for power in powers:
+        expect_positive("background_powers", power)
+    if not labels or not powers:
+        raise InputError("labels and background_powers: expected at least one of each")
     return [Protocol(one, float(power)) for one in labels for power in powers]
 
 

@@ -1,7 +1,7 @@
 """From the tree of WikiScenes to split files: concepts, labels, splits, and how they compare with released ones."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from projects.babel import agreement, vocabulary
 from projects.babel.concept_words import WORDS, ConceptWords
 from projects.babel.correspondence import Correspondence
 from projects.babel.distillation import Tally, distil
+from projects.babel.expectations import expect, expect_share, expect_whole, is_whole
 from projects.babel.graph import image_graph
 from projects.babel.split_drawing import Drawn, draw
 from projects.babel.splits import Row, format_row, image_id, read_split, write_split
@@ -28,6 +29,21 @@ class Labelled:
     concepts: tuple[str, ...]
     rows: list[Row]
     report: dict[str, Any]
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """InputError for a value that makes no sense, before anything is read or made."""
+    for key in ("landmarks", "languages", "compare"):
+        found = settings[key]
+        expect(key, found is None or isinstance(found, list), "a list or null", found)
+    unseen = settings["split"]["unseen"]
+    expect(
+        "split.unseen", is_whole(unseen) or isinstance(unseen, list), "how many landmarks, or a list", unseen
+    )
+    expect_whole(settings, "seed", "vocabulary.size", "vocabulary.min_pictures")
+    expect_whole(settings, "split.per_concept", least=1, or_null=True)
+    expect_share(settings, "split.easy_share", below_one=True)
+    expect_share(settings, "vocabulary.min_landmarks", "vocabulary.min_coherence")
 
 
 def read_tree(root: Path, category: str, landmarks: Sequence[str] | None = None) -> list[Picture]:
@@ -72,7 +88,7 @@ def label(
     if missing and not skip_missing:
         raise InputError(
             f"{root / missing[0].path}: no such picture ({len(missing)} of {len(missing) + len(rows)} are not there); "
-            "skip_missing=true leaves them out"
+            "data.skip_missing=true leaves them out"
         )
     report["pictures"] = {**tally.summary(), "left out: not on the disk": len(missing), "labelled": len(rows)}
     if not rows:

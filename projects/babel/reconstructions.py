@@ -10,12 +10,12 @@ import numpy as np
 from projects.babel import colmap
 from projects.babel.colmap import Model
 from projects.babel.data import DataSet
+from projects.babel.expectations import paths
 from projects.babel.splits import landmark_of, read_split
 from shared.errors import InputError
 
 MODELS = "WikiScenes3D"
 PICTURES = "WikiScenes"
-SPLITS = ("val", "val_easy", "train", "dev")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Places:
 def find_places(settings: Mapping[str, Any], data: DataSet | None) -> Places:
     """What the settings `reconstruction`, `images` (not needed with `masks`) and `split` ask for.
 
-    InputError: no model there; no data set that tells where they are.
+    InputError: no model or no folder there; no data set that tells where they are.
     """
     given, images = settings["reconstruction"], settings["images"]
     if data is None and (given is None or (images is None and settings["masks"] is None)):
@@ -65,14 +65,14 @@ def find_places(settings: Mapping[str, Any], data: DataSet | None) -> Places:
     root = Path() if data is None else Path(data.root)
     landmarks: list[str] = []
     if given is None and data is not None:
-        file = getattr(data, settings["split"]) if settings["split"] in SPLITS else None
-        if file is None:
-            raise InputError(
-                f"split: expected one of {', '.join(SPLITS)} that the data have, found {settings['split']!r}"
-            )
-        landmarks = [landmark_of(row.path) for row in read_split(file, tuple(data.concepts))]
+        rows = read_split(data.split_file(settings["split"]), tuple(data.concepts))
+        landmarks = [landmark_of(row.path) for row in rows]
+    for key in ("images", "masks"):
+        for folder in paths([] if settings[key] is None else settings[key]):
+            if not folder.is_dir():
+                raise InputError(f"{key}: {folder}: no such folder")
     if images is not None:
-        folders = [Path(one).expanduser() for one in ([images] if isinstance(images, str) else images)]
+        folders = paths(images)
     else:
         folders = sorted(folder for folder in (root / PICTURES).glob("*") if folder.is_dir())
     return Places(tuple(find_reconstructions(given, root, landmarks)), tuple(folders))
@@ -88,7 +88,7 @@ def find_reconstructions(
     if given is None:
         places = [root / MODELS / landmark for landmark in sorted(set(landmarks))]
     else:
-        places = [Path(one).expanduser() for one in ([given] if isinstance(given, str) else given)]
+        places = paths(given)
         for place in places:
             if not place.is_dir():
                 raise InputError(f"reconstruction: {place}: no such folder")

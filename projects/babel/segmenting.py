@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from projects.babel import dense_crf, merging
+from projects.babel.expectations import are, expect, is_number, is_whole
 from projects.babel.model import Net, Segmenter, predict
 from projects.babel.views import Views, crop_views, reduced, whole_views
 from shared.errors import InputError
@@ -44,17 +45,17 @@ class ViewPlan:
         """InputError when a setting makes no sense."""
         if self.method not in METHODS:
             raise InputError(f"views.method: expected one of {', '.join(METHODS)}, found {self.method!r}")
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"views.scales: expected positive numbers, found {list(self.scales)}")
+        fits = are(self.scales, is_number) and len(self.scales) > 0 and min(self.scales) > 0
+        expect("views.scales", fits, "positive numbers, e.g. [1,0.75]", self.scales)
         if self.method == "single" and list(self.scales) != [1.0]:
             raise InputError(
                 "views.scales: method=single takes the scale 1 alone; method=multi takes several"
             )
         for name, pair in (("pad", self.pad), ("crop", self.crop), ("grid", self.grid)):
-            if pair is not None and (len(pair) != 2 or min(pair) < 1):
-                raise InputError(f"views.{name}: expected [height, width], found {list(pair)}")
-        if self.side is not None and self.side < 1:
-            raise InputError(f"views.side: expected a number of pixels or null, found {self.side}")
+            fits = pair is None or (are(pair, is_whole) and len(pair) == 2 and min(pair) >= 1)
+            expect(f"views.{name}", fits, "[height,width]", pair)
+        fits = self.side is None or (is_whole(self.side) and self.side >= 1)
+        expect("views.side", fits, "a number of pixels or null", self.side)
 
     def of(self, picture: np.ndarray) -> Views:
         """The views of a picture, uint8 RGB [H, W, 3]."""

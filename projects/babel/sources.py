@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from projects.babel.data import DataSet
+from projects.babel.expectations import expect_positive
 from projects.babel.inference import Item, Writing, list_items, photo_items, split_items
 from projects.babel.merging import BACKGROUND_POWER
 from projects.babel.segmenting import ViewPlan
@@ -15,6 +16,7 @@ from projects.babel.trained import Trained
 from shared.errors import InputError
 
 DEFAULT_LIST = "val"
+RELEASED_SIDE = 224  # of the crops that the released nets were trained on
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Source:
         power = settings["background_power"]
         if power is None:
             power = default_power(settings["views"]["method"])
+        expect_positive("background_power", power)
         how = Writing(
-            folder=Path(settings["output"] or run_dir / "masks"),
+            folder=Path(settings["output"] or run_dir / "masks").expanduser(),
             labels=settings["labels"],
             background_power=float(power),
             crf=settings["crf"],
@@ -80,10 +83,9 @@ def pictures(settings: Mapping[str, Any], model: Trained) -> Source:
     return Source(f"List {name}", list_items(read_segmentation_list(file)))
 
 
-def training_side(model: Trained) -> int | None:
-    """Side of the crops that the model was trained on; None where nobody says."""
-    side = (model.settings.get("data") or {}).get("size")
-    return None if side is None else int(side)
+def training_side(model: Trained) -> int:
+    """Side of the crops that the model was trained on; the released one where nobody says."""
+    return int((model.settings.get("data") or {}).get("size") or RELEASED_SIDE)
 
 
 def data_set(given: Mapping[str, Any] | None, model: Trained) -> DataSet:
@@ -108,7 +110,7 @@ def list_file(name: str, given: Mapping[str, Any] | None, model: Trained) -> Pat
 
 def find_model(path: str) -> Path:
     """The path; InputError with what to do when nothing is there."""
-    found = Path(path).expanduser()
+    found = Path(str(path)).expanduser()
     if not found.exists():
         raise InputError(
             f"model: {found}: no such run folder or checkpoint (python train.py makes runs/mini)"

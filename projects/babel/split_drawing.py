@@ -58,7 +58,7 @@ def draw(
             seen.append(row)
     if not seen:
         raise InputError(
-            "unseen: every landmark with a labelled picture is held out; none is left to train on"
+            "split.unseen: every landmark with a labelled picture is held out; none is left to train on"
         )
     easy = round(easy_share * len(seen))
     return Drawn(seen[easy:], val, seen[:easy], held_out)
@@ -70,14 +70,14 @@ def _held_out(
     if isinstance(unseen, int):
         if not 0 <= unseen < max(1, len(landmarks)):
             raise InputError(
-                f"unseen: expected 0 to {len(landmarks) - 1} of the {len(landmarks)} landmarks, found {unseen}"
+                f"split.unseen: expected 0 to {len(landmarks) - 1} of the {len(landmarks)} landmarks, found {unseen}"
             )
         return tuple(landmarks[at] for at in sorted(rng.permutation(len(landmarks))[:unseen].tolist()))
     names = tuple(str(name) for name in unseen)
     for name in names:
         if name not in landmarks:
             raise InputError(
-                f"unseen: landmark {name!r} has no labelled picture; there are {_some(landmarks)}"
+                f"split.unseen: landmark {name!r} has no labelled picture; there are {_some(landmarks)}"
             )
     return names
 

@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
             run.rewind(at.step if resumed else -1)
             end = closing.EndOfEpoch(run, rt, model, optimizer, validated, settings, epochs=epochs)
             if not resumed:
-                closing.report_left_out(run, (train, *validated.values()))
+                closing.report_data(run, train, validated)
                 end.validate(at, objective.of_epoch(settings, at.epoch, train))
                 saved.save(at)
             bar = run.progress(epochs * per_epoch, start=at.position(per_epoch), items_per_step=batch_size)

@@ -3,7 +3,7 @@
 N: images   C: concepts
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from projects.babel.data import ImageBatch, Split
 from projects.babel.head import SingleStageNet
 from projects.babel.mask_loss import mask_loss
 from projects.babel.objective import Objective, pseudo_labels
-from projects.babel.outputs import Net
+from projects.babel.outputs import Net, Segmenter
+from projects.babel.pooling import foreground_share
 from projects.babel.run_state import Progress
 from shared import collectives, data
 from shared.encoding import encode_all
@@ -31,10 +32,12 @@ class Validation:
     Attributes:
         scores: average precision and accuracies.
         loss: mean L_cls, plus the weighted mean L_mask in epochs that train with it.
+        parts: loss_cls, loss_fg (mean mask of the labelled concepts), loss_mask, as far as the net and epoch have them.
     """
 
     scores: ClassificationScores
     loss: float
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def checkpoint_score(self) -> float:
@@ -70,31 +73,38 @@ def validate(
     ]
 
     def encode(batch: ImageBatch) -> Tensor:
-        return scores_and_mask_loss(model, batch, objective)
+        return scores_and_means(model, batch, objective)
 
     def fetch(plan: data.BatchPlan) -> ImageBatch:
         return split.fetch_val(plan, random_crops=random_crops)
 
-    shape = (len(split), model.concepts + 1)
+    shape = (len(split), model.concepts + 2)
     rows = encode_all(model, encode, fetch, plans, shape, runtime, workers=workers)
-    scores = torch.from_numpy(rows[:, :-1])
+    scores = torch.from_numpy(rows[:, :-2].copy())
     targets = torch.from_numpy(split.targets)
-    of_class = objective.classify(scores, targets)
-    loss = float(of_class) + objective.mask_weight * float(rows[:, -1].mean(dtype="float64"))
+    of_class = float(objective.classify(scores, targets))
+    of_masks, foreground = rows[:, -2:].mean(axis=0, dtype="float64").tolist()
     found = classification_scores(scores.numpy(), split.first, split.labels, multi_label=multi_label)
-    return Validation(found, loss)
+    parts = {"loss_cls": of_class}
+    if isinstance(model, Segmenter):
+        parts["loss_fg"] = foreground
+    if objective.mask_weight > 0 and isinstance(model, SingleStageNet):
+        parts["loss_mask"] = of_masks
+    return Validation(found, of_class + objective.mask_weight * of_masks, parts)
 
 
-def scores_and_mask_loss(model: Net, batch: ImageBatch, objective: Objective) -> Tensor:
-    """[B, C + 1]: the class scores and the mask loss (0 where the objective has none) of each image."""
+def scores_and_means(model: Net, batch: ImageBatch, objective: Objective) -> Tensor:
+    """[B, C + 2]: of each image the class scores, the mask loss, the mean mask of its concepts (0: has none)."""
     output = model(batch.images)
-    losses = output.scores.new_zeros(len(output.scores))
+    losses = foreground = output.scores.new_zeros(len(output.scores))
+    if output.masks is not None:
+        foreground = foreground_share(output.masks, batch.labels)
     if objective.mask_weight > 0 and isinstance(model, SingleStageNet):
         assert output.masks is not None
         assert output.logits is not None
         target = pseudo_labels(model, batch.images, output.masks, batch.labels)
         losses = mask_loss(output.logits.float(), target, batch.labels)
-    return torch.cat([output.scores.float(), losses.float()[:, None]], 1)
+    return torch.cat([output.scores.float(), losses.float()[:, None], foreground.float()[:, None]], 1)
 
 
 def record(run: Run, at: Progress, found: dict[str, Validation], concepts: tuple[str, ...]) -> float:
@@ -102,7 +112,7 @@ def record(run: Run, at: Progress, found: dict[str, Validation], concepts: tuple
     values: dict[str, Any] = {"epoch": at.epoch}
     for name, one in found.items():
         values |= {f"{name}/{tag}": value for tag, value in one.scores.scalars(concepts).items()}
-        values[f"{name}/all/loss"] = one.loss
+        values |= {f"{name}/all/{tag}": value for tag, value in {"loss": one.loss, **one.parts}.items()}
     score = found[MAIN].checkpoint_score
     values[f"{MAIN}/all/checkpoint_score"] = score
     run.scalars(at.step, values)

@@ -12,10 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from projects.babel.augmentation import IMAGENET_DEVIATIONS, IMAGENET_MEANS
 from shared.errors import InputError
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def reduced(picture: np.ndarray, side: int | None) -> np.ndarray:
 
 def normalised(picture: np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> float32 [H, W, 3] as in training; in double precision, as released."""
-    table = (np.arange(256)[:, None] / 255.0 - MEAN) / STD  # [256, 3]
+    table = (np.arange(256)[:, None] / 255.0 - IMAGENET_MEANS) / IMAGENET_DEVIATIONS  # [256, 3]
     return table.astype(np.float32)[picture, np.arange(3)]
 
 

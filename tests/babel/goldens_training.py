@@ -11,7 +11,8 @@ from PIL import Image
 
 from projects.babel import augmentation, data, snapshots
 from projects.babel.augmentation import Draw
-from projects.babel.checks import check_training, look_up
+from projects.babel.checks import check_training
+from projects.babel.expectations import look_up
 from shared import config
 from shared.data import BatchPlan
 from shared.errors import InputError

@@ -157,6 +157,7 @@ BAD = [
     (["lists=[tset]"], "lists: expected files or some of val, dev, val_easy, found 'tset'"),
     (["splits=[tset]", "lists=[]"], "split: expected one of"),
     (["labels=[most]"], "labels: expected some of best, all, ground_truth, found 'most'"),
+    (["background_powers=x"], "background_powers: expected a positive number, found 'x'"),
     (["background_powers=[]"], "expected at least one of each"),
     (["lists=[]", "splits=[]"], "nothing to evaluate"),
     (["oracle_from=[4,4]"], "needs masks=FOLDER"),

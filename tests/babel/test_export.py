@@ -183,9 +183,11 @@ def test_a_user_runs_it_and_mistakes_are_one_line(inside: Inside, tmp_path: Path
         (("format=csv",), "format: expected one of npy, pickle, found 'csv'"),
         (("labels=ground_truth",), "labels: expected one of best, all"),
         (("background_power=0", "task=segmentation"), "background_power: expected a positive number"),
+        (("layer=[conv3,fc8]",), "layer: expected one, found 2"),
+        (("size=large",), "size: expected a whole number, at least 1, or null"),
         (("layer=fc9",), "feature layer: expected one of"),
-        (("split=test",), "split: expected one of train, val, val_easy, dev"),
-        (("split=12",), "split: expected one of train, val, val_easy, dev"),
+        (("split=test",), "split: expected one of train, val_easy, dev, val"),
+        (("split=12",), "split: expected one of train, val_easy, dev, val"),
     ):
         code, _, err = inside(*overrides)
         assert_one_line(code, err, words)

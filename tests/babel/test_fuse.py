@@ -161,8 +161,9 @@ def test_mistakes_are_one_line(inside: Inside, tmp_path: Path, mini_root: Path) 
     for overrides, words in (
         (("kind=best",), "kind: expected one of mean, majority, found 'best'"),
         (("labels=ground_truth",), "labels: expected best or all"),
-        (("split=test",), "split: expected one of val, val_easy, train, dev that the data have"),
+        (("split=test",), "split: expected one of train, val_easy, dev, val, found 'test'"),
         (("format=obj",), "format: expected binary or ascii, found 'obj'"),
+        ((f"masks={tmp_path / 'none'}",), "masks: "),
         ((f"masks={small}",), "expected the same proportions"),
         ((f"masks={outside}",), "label 9, expected 0 to 6"),
         ((f"reconstruction={tmp_path / 'none'}",), "no such folder"),

@@ -173,6 +173,13 @@ BAD = [
     (["labels=ground_truth", "split=val"], "labels=ground_truth needs a list with masks"),
     (["vis=all"], "vis: expected one of"),
     (["background_power=0"], "background_power: expected a positive number"),
+    (["background_power=x"], "background_power: expected a positive number"),
+    (["views.side=large"], "views.side: expected a number of pixels or null"),
+    (["views.scales=1"], "views.scales: expected positive numbers"),
+    (["views.grid=3"], "views.grid: expected [height,width]"),
+    (["crf=maybe"], "crf: expected true or false, found 'maybe'"),
+    (["photos=3"], "photos: 3: no such file or folder"),
+    (["examples=all"], "examples: expected a whole number"),
     (["views.scales=[1,2]"], "method=multi takes several"),
     (["views.method=multi", "views.pad=[10,10]"], "does not fit into 10 x 10"),
 ]

@@ -174,11 +174,12 @@ def test_wrong_categories_are_as_frequent_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"side": 3}, "side: expected 16 or more, found 3"),
+        ({"side": 3}, "side: expected a whole number, at least 16, found 3"),
         ({"hard": 1.5}, "hard: expected 0 to 1, found 1.5"),
-        ({"views": 2.5}, "views: expected a whole number, found 2.5"),
+        ({"framing": -1}, "framing: expected 0 to 1, found -1"),
+        ({"views": 2.5}, "views: expected a whole number, at least 1, found 2.5"),
         ({"train": 0, "dev": 0, "test": 0}, "expected at least one landmark"),
-        ({"seed": -1}, "seed: expected 0 or more"),
+        ({"seed": -1}, "seed: expected a whole number, at least 0"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, setting: dict[str, int], message: str) -> None:

@@ -119,6 +119,11 @@ def test_faults_are_one_line(tree: Path, tmp_path: Path) -> None:
         (["data.skip_missing=true", f"compare=[{tmp_path}/none.txt]"], "none.txt: no such file"),
         (["concepts=null"], "no word of the category names fits"),
         (["split.per_concpet=3"], "no such setting"),
+        (["split.per_concept=many"], "split.per_concept: expected a whole number"),
+        (["split.easy_share=2"], "split.easy_share: expected a number from 0 to below 1"),
+        (["split.unseen=two"], "split.unseen: expected how many landmarks, or a list"),
+        (["languages=[fr,xx]"], "languages: expected some of ca, de, es"),
+        (["landmarks=3"], "landmarks: expected a list or null"),
     ):
         done = prepare(tmp_path / "run", *settings(root), *overrides)
         assert done.returncode == 2, (overrides, done.stdout, done.stderr)

@@ -45,7 +45,9 @@ def test_confusion_is_the_pixel_loop(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_pixels_without_a_class_and_other_sizes_are_refused(dtype: type) -> None:
     prediction, truth = (mask.astype(dtype) for mask in drawn())
-    with pytest.raises(InputError, match=r"x\.png: predicted mask of 17 x 22 pixels, ground truth of 17 x 23"):
+    with pytest.raises(
+        InputError, match=r"x\.png: predicted mask of 17 x 22 pixels, ground truth of 17 x 23"
+    ):
         confusion(prediction[:, 1:], truth, CLASSES, source="x.png")
     wrong = truth.copy()
     wrong[3, 3] = 7

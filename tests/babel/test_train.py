@@ -77,7 +77,9 @@ def test_tensorboard_has_the_released_names(run: Path) -> None:
     released |= {f"lr/enc_group_{group:02d}" for group in range(4)}
     for split in ("val", "val_easy"):
         released |= {f"{split}/all_wo_BG/{name}" for name in ("mAP", "acc", "easy_acc")}
+        released |= {f"{split}/all/{name}" for name in ("loss", "loss_cls", "loss_fg", "loss_mask")}
     assert tags >= released | {"val/all/checkpoint_score", "val/01_facade/AP", "val/01_facade/acc"}
+    assert {"val/confusion_matrix", "val_easy/confusion_matrix"} <= set(events.Tags()["images"])
 
 
 def test_a_run_and_its_snapshot_are_loaded_by_the_one_way_in(run: Path) -> None:

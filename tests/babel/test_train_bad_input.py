@@ -251,6 +251,14 @@ def check(*overrides: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
+        "data.size=large",
+        "data.mirrored=often",
+        "model.dropout=1",
+        "model.gate_alpha=2",
+        "model.dilations=3",
+        "model.pamr.iterations=-1",
+        "model.width=wide",
+        "workers=-1",
         "optim.epochs=0",
         "optim.epochs=1.5",
         "optim.batch_size=many",

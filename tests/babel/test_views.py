@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from projects.babel.augmentation import IMAGENET_DEVIATIONS, IMAGENET_MEANS
 from projects.babel.segmenting import ViewPlan
-from projects.babel.views import MEAN, STD, crop_views, normalised, reduced, whole_views
+from projects.babel.views import crop_views, normalised, reduced, whole_views
 from shared.errors import InputError
 
 
@@ -15,7 +16,7 @@ def picture(height: int = 31, width: int = 44) -> np.ndarray:
 
 
 def by_hand(pixels: np.ndarray) -> torch.Tensor:
-    values = (pixels.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    values = (pixels.astype(np.float64) / 255 - np.array(IMAGENET_MEANS)) / np.array(IMAGENET_DEVIATIONS)
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
 
 
