@@ -1,11 +1,17 @@
 """Fixtures of the whole test suite."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A shell ignores Ctrl-C for what it starts in the background, and processes inherit that: those that the tests
+# start and interrupt must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from projects.xmrs import (
-    json_items,
     lmdb_conversion,
     lmdb_database,
     lmdb_store,
@@ -395,7 +394,7 @@ def test_released_databases_become_ours(released: Path, whole: Path, tmp_path: P
 
 def test_memory_does_not_hold_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The texts of a recipe are 12,000 bytes here, its tokens 30,000; a further one costs about a thousand."""
-    monkeypatch.setattr(json_items, "_CHUNK", 1 << 14)
+    monkeypatch.setattr("shared.json_stream._CHUNK", 1 << 14)
     monkeypatch.setattr(token_files, "_BLOCK", 1 << 12)
     peaks = []
     for count in (100, 300):
