@@ -1,6 +1,6 @@
 """JSON files too large to hold, value by value: several times as fast as a stream of tokens.
 
-The reader of a format walks its outermost level with `next` and `take`, and decodes one inner value at a time;
+The reader of a format walks its outermost level with `next`, `take` and `skip`, and decodes one inner value at a time;
 memory is that of one value and a buffer.
 """
 
@@ -74,6 +74,10 @@ class JsonStream:
         """Pass over the character `expected`, else InputError `what` (a sentence without the file's name)."""
         if self.next() != expected:
             self.broken(what)
+        self.at += 1
+
+    def skip(self) -> None:
+        """Pass over the character that `next` has shown."""
         self.at += 1
 
     def shown(self) -> str:

@@ -26,11 +26,11 @@ def read_images(
         stream = JsonStream(path, file, unit="image", longest=_LONGEST, decoder=decoder, on_read=on_read)
         if stream.next() != "{":
             raise InputError(f"{path}: expected a JSON object of images, found {stream.shown()}")
-        stream.take("{", "")
+        stream.skip()
         if stream.next() != "}":
             yield _image(stream)
             while stream.next() == ",":
-                stream.take(",", "")
+                stream.skip()
                 yield _image(stream)
         stream.take("}", "expected , or } after it")
         stream.end("object")

@@ -21,11 +21,11 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
         stream = JsonStream(path, file, unit="item", longest=_LONGEST)
         if stream.next() != "[":
             raise InputError(f"{path}: expected a JSON list, found {stream.shown()}")
-        stream.take("[", "")
+        stream.skip()
         if stream.next() != "]":
             yield _item(stream)
             while stream.next() == ",":
-                stream.take(",", "")
+                stream.skip()
                 yield _item(stream)
         stream.take("]", "expected , or ] after it")
         stream.end("list")
