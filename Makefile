@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt $(REQUIREMENTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "error: $(PYTHON) cannot make a virtual environment (on Debian: apt-get install python3-venv)" >&2; exit 2; }
 	@echo "Installing the pinned packages into $(VENV) (about 6 GB with PyTorch's CUDA libraries; minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' $(addprefix -r ,$(REQUIREMENTS))
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]' $(addprefix -r ,$(REQUIREMENTS))
 	@touch $@
 
 optional: $(VENV)/.optional ## Install what needs a compiler as well (babel's dense CRF); goes on without where that fails
@@ -62,7 +62,7 @@ report: setup ## Write the report again from the results that are there
 	$(BIN)/python scripts/reproduce.py all --report-only $(ARGS)
 
 constraints: setup ## Resolve the pins of the whole repository again (needs the package index)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make constraints" pyproject.toml $(REQUIREMENTS) -o constraints.txt
 
 clean: ## Remove runs, reports, caches and the virtual environment (never data/)

@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def entry_of(path: Path) -> str:
         if not line.startswith("#"):
             break
     return "train"
+
+
+@cache
+def composed(project: str, entry: str, overrides: tuple[str, ...] = ()) -> DictConfig:
+    """The settings of an entry; hydra takes a while for each."""
+    return config.compose(REPOSITORY / "projects" / project, entry, overrides)
+
+
+def training_entries(project: str) -> list[str]:
+    """train, or train_<task> of a paper with several."""
+    return [file.stem for file in entries(project) if file.stem.split("_")[0] == "train"]
 
 
 def groups_of(project: str, entry: str) -> list[str]:
@@ -67,7 +79,7 @@ EXPERIMENTS = [case for case in CASES if any(text.startswith("experiment=") for 
 def test_composes_and_fits_what_the_entry_passes_it_to(
     project: str, entry: str, overrides: tuple[str, ...]
 ) -> None:
-    cfg = config.compose(REPOSITORY / "projects" / project, entry, overrides)
+    cfg = composed(project, entry, overrides)
     settings = OmegaConf.to_container(cfg, resolve=True)  # every ${...} has a value
     assert isinstance(settings, dict)
     assert isinstance(settings["name"], str)
@@ -81,8 +93,8 @@ def test_every_experiment_has_a_run_folder_of_its_own(project: str) -> None:
     """Two with one name would be refused, or mixed up."""
     names: dict[str, str] = {}
     own = [case for case in EXPERIMENTS if case[0] == project]
-    for _, entry, overrides in [*own, (project, "train", ())]:
-        cfg = config.compose(REPOSITORY / "projects" / project, entry, overrides)
+    for _, entry, overrides in [*own, *((project, entry, ()) for entry in training_entries(project))]:
+        cfg = composed(project, entry, overrides)
         label = " ".join([entry, *overrides])
         assert cfg.name not in names, f"{label} and {names[cfg.name]} both have the name {cfg.name!r}"
         names[cfg.name] = label
@@ -101,18 +113,20 @@ def test_every_settings_file_belongs_to_an_entry(project: str) -> None:
 def test_sections_that_are_keyword_arguments_are_followed(project: str) -> None:
     """The check of parameters must see where a section goes: an entry that hides it is not checked."""
     for file in entries(project):
-        cfg = config.compose(REPOSITORY / "projects" / project, file.stem)
+        cfg = composed(project, file.stem)
         followed = {section[0] for section, _, _ in passed_on(project, file.stem)}
         assert "runtime" not in cfg or "runtime" in followed, f"{file}: runtime.start(**settings['runtime'])"
-    train = {section[0] for section, _, _ in passed_on(project, "train")}
-    assert {"runtime", "model"} <= train, f"projects/{project}/train.py passes on {sorted(train)}"
+    assert training_entries(project), f"projects/{project}: no train*.py"
+    for entry in training_entries(project):
+        followed = {section[0] for section, _, _ in passed_on(project, entry)}
+        assert {"runtime", "model"} <= followed, f"projects/{project}/{entry}.py passes on {sorted(followed)}"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_every_setting_is_read(project: str) -> None:
     """A key that neither the entry nor a module it imports mentions does nothing, whatever the user sets."""
     for file in entries(project):
-        settings = OmegaConf.to_container(config.compose(REPOSITORY / "projects" / project, file.stem))
+        settings = OmegaConf.to_container(composed(project, file.stem))
         assert isinstance(settings, dict)
         followed = {section[0] for section, _, _ in passed_on(project, file.stem)}
         known = words(REPOSITORY / file).union(*(words(module) for module in modules_of(REPOSITORY / file)))

@@ -3,7 +3,9 @@
 K = 1 + number of concepts.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,20 +101,30 @@ def evaluate_files(
     if twice is not None:
         raise InputError(f"{masks}: two pictures of the list share the mask {twice}.png")
 
-    tally = MaskTally(concepts)
-    for picture, true_mask in pairs:
+    def counted(pair: tuple[Path, Path]) -> np.ndarray | InputError:
         try:
-            truth = read_mask(true_mask)
+            truth = read_mask(pair[1])
             if oracle_from is not None:
-                file, prediction = true_mask, oracle_mask(truth, len(concepts) + 1, oracle_from)
+                file, prediction = pair[1], oracle_mask(truth, len(concepts) + 1, oracle_from)
             else:
-                file = masks / f"{picture.stem}.png"
+                file = masks / f"{pair[0].stem}.png"
                 prediction = read_mask(file)
-            tally.add(picture.name, confusion(prediction, truth, len(concepts) + 1, source=str(file)))
+            return confusion(prediction, truth, len(concepts) + 1, source=str(file))
         except InputError as error:
-            if unreadable == "error":
-                raise InputError(f"{error} (unreadable=skip leaves it out)") from None
-            tally.skipped.append(str(error))
+            return error
+
+    tally = MaskTally(concepts)
+    with ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # decoders and NumPy let go of the interpreter
+        for (picture, _), found in zip(pairs, pool.map(counted, pairs), strict=True):
+            if not isinstance(found, InputError):
+                tally.add(picture.name, found)
+            elif unreadable == "skip":
+                tally.skipped.append(str(found))
+            else:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise InputError(f"{found} (unreadable=skip leaves it out)")
     return tally
 
 

@@ -2,9 +2,11 @@
 
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,6 +15,10 @@ from shared.errors import InputError
 from shared.files import atomic_write
 
 _INTEGER_MODES = ("L", "P", "1", "I", "I;16")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GRAY_BYTES = bytes(
+    [8, 0, 0, 0, 0]
+)  # of a PNG's header: 8 bits, gray, deflate, usual filters, not interlaced
 RELEASED_COLOUR = (0, 128, 128)  # of every class but the background in the released pictures
 
 
@@ -23,7 +29,10 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """
     try:
         content = Path(path).read_bytes()
-        known = ("PNG",) if content.startswith(b"\x89PNG") else None  # trying all formats takes longer
+        labels = _gray_png(content)
+        if labels is not None:
+            return labels
+        known = ("PNG",) if content.startswith(_PNG) else None  # trying all formats takes longer
         with Image.open(io.BytesIO(content), formats=known) as image:
             if image.mode not in _INTEGER_MODES:
                 raise InputError(
@@ -39,6 +48,27 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     if labels.dtype != np.uint8 and labels.size and (labels.min() < 0 or labels.max() > 255):
         raise InputError(f"{path}: labels from {labels.min()} to {labels.max()}, expected 0 to 255")
     return labels.astype(np.uint8, copy=False)
+
+
+def _gray_png(content: bytes) -> np.ndarray | None:
+    """Labels uint8 [H, W] of an undamaged PNG of gray bytes, three times as fast as Pillow; None for other content."""
+    if not (content.startswith(_PNG) and content[24:29] == _GRAY_BYTES and _checksums_hold(content)):
+        return None  # Pillow reads it, or says what is wrong
+    labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return labels if labels is not None and labels.ndim == 2 and labels.dtype == np.uint8 else None
+
+
+def _checksums_hold(png: bytes) -> bool:
+    """Whether the chunks of a PNG are whole, up to its end: OpenCV would complain on stderr."""
+    start = len(_PNG)
+    while start + 12 <= len(png):
+        end = start + 8 + int.from_bytes(png[start : start + 4], "big")
+        if zlib.crc32(png[start + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
+            return False
+        if png[start + 4 : start + 8] == b"IEND":
+            return True
+        start = end + 4
+    return False
 
 
 def write_mask(path: str | os.PathLike[str], labels: np.ndarray) -> None:
