@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup optional test test-goldens test-gpu lint reproduce $(addprefix reproduce-,$(PROJECTS)) bench report constraints clean
+.PHONY: help setup optional test test-goldens test-gpu lint reproduce $(addprefix reproduce-,$(PROJECTS)) demo-semabs bench report constraints clean
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-zA-Z<>_-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ reproduce: setup ## Reproduce every project on the embedded data, then write the
 
 $(addprefix reproduce-,$(PROJECTS)): reproduce-%: setup
 	$(BIN)/python scripts/reproduce.py $* $(ARGS)
+
+demo-semabs: setup ## A web page on this machine: relevancies and completion of your pictures (ARGS="clip=ViT-B/32")
+	cd projects/semabs && ../../$(BIN)/python demo.py $(ARGS)
 
 bench: setup ## Measure our speed against the naive way: make bench ARGS="vseinfty"
 	$(BIN)/python scripts/bench.py $(or $(ARGS),$(PROJECTS))

@@ -66,10 +66,10 @@ def load(file: MappedFile, source: str, allow: Sequence[type] = ()) -> Any:
 
     InputError names `source`, the byte and the refused name.
     """
-    return _Interpreter(file, source, constructors(allow)).run()
+    return Interpreter(file, source, constructors(allow)).run()
 
 
-class _Interpreter:
+class Interpreter:
     """One method per opcode, `(argument, offset)`; the stack and the memo are those of the pickle machine."""
 
     def __init__(self, file: MappedFile, source: str, table: dict[str, Constructor]) -> None:
@@ -79,6 +79,7 @@ class _Interpreter:
         self.unfinished = 0
 
     def run(self) -> Any:
+        """The object, with all opcodes read."""
         for name, argument, offset in operations(self.file, self.source):
             try:
                 if name in _LITERALS:
