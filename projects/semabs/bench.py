@@ -3,6 +3,12 @@
 Sizes are the released ones; `quick` shrinks them to test the bench itself.
 """
 
-from projects.semabs import bench_data, bench_metrics, bench_networks, bench_visualize
+from projects.semabs import bench_data, bench_metrics, bench_networks, bench_relevancy, bench_visualize
 
-CASES = [*bench_data.CASES, *bench_networks.CASES, *bench_metrics.CASES, *bench_visualize.CASES]
+CASES = [
+    *bench_relevancy.CASES,
+    *bench_data.CASES,
+    *bench_networks.CASES,
+    *bench_metrics.CASES,
+    *bench_visualize.CASES,
+]
