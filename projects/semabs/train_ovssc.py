@@ -1,6 +1,6 @@
 """Train open-vocabulary semantic scene completion (Ha and Song: "Semantic Abstraction", CoRL 2022).
 
-python train_ovssc.py                                embedded rooms, CPU, about two minutes
+python train_ovssc.py                                embedded rooms, CPU; makes what it needs the first time
 python train_ovssc.py experiment=smoke_ovssc         the same, a few steps
 python train_ovssc.py model.approach=semantic_aware  the baseline that sees colours and is told names
 torchrun --standalone --nproc_per_node=8 train_ovssc.py experiment=ovssc_semabs      THOR, as released

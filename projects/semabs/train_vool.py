@@ -1,6 +1,6 @@
 """Train visually obscured object localisation (Ha and Song: "Semantic Abstraction", CoRL 2022).
 
-python train_vool.py                                 embedded rooms, CPU, about two minutes
+python train_vool.py                                 embedded rooms, CPU; makes what it needs the first time
 python train_vool.py experiment=smoke_vool           the same, a few steps
 python train_vool.py model.approach=clip_spatial     the baseline that reads the relevancy of whole sentences
 torchrun --standalone --nproc_per_node=8 train_vool.py experiment=vool_semabs        THOR, as released
