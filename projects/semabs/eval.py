@@ -2,8 +2,8 @@
 
 python eval.py                                                      the embedded rooms (after python train_ovssc.py)
 python eval.py model=runs/vool_mini name=eval-vool                  what `python train_vool.py` has made
-python eval.py model=~/models/ours/ovssc/ovssc.pth data=thor        a released checkpoint, its args.pkl beside it
-python eval.py model=~/models/ours/ovssc/ovssc.pth data=nyu         NYU: 11 classes, 60 voxels per axis
+python eval.py model=models/ours/ovssc/ovssc.pth data=thor        a released checkpoint, its args.pkl beside it
+python eval.py model=models/ours/ovssc/ovssc.pth data=nyu         NYU: 11 classes, 60 voxels per axis
 torchrun --standalone --nproc_per_node=4 eval.py model=...          scenes are shared out
 
 Killed at any moment, the same command goes on with the scenes that are missing. `summarize.py` sets evaluations
